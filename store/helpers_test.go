@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"github.com/xdpd/xdpd/chain"
+)
+
+// TestMain sees to it that no test leaves a goroutine or an open file behind.
+func TestMain(m *testing.M) {
+	before := openFiles()
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if left := openFiles() - before; code == 0 && left > 0 {
+			fmt.Fprintf(os.Stderr, "%d files were left open\n", left)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
+
+// openFiles counts this process's descriptors of regular files.
+func openFiles() int {
+	n := 0
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		panic(err)
+	}
+	for _, link := range links {
+		if info, err := os.Stat(link); err == nil && info.Mode().IsRegular() {
+			n++
+		}
+	}
+	return n
+}
+
+func openAt(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// newStore returns an empty store that is checked at the end of the test.
+func newStore(t *testing.T) *Store {
+	t.Helper()
+	s := openAt(t, filepath.Join(t.TempDir(), "xdpd.db"))
+	t.Cleanup(func() {
+		if err := s.Check(); err != nil && !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func reopen(t *testing.T, s *Store) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return openAt(t, s.Path())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// state is everything that a store tells.
+type state struct {
+	Programs  []Program
+	Chains    []Chain
+	BootID    string
+	Revisions map[string]uint64
+	Objects   map[string]string
+}
+
+// read returns the state; objects that are damaged are missing from it.
+func read(s *Store, ifaces ...string) (state, error) {
+	st := state{Revisions: map[string]uint64{}, Objects: map[string]string{}}
+	var err1, err2, err3 error
+	st.Programs, err1 = s.Programs()
+	st.Chains, err2 = s.Chains()
+	st.BootID, err3 = s.BootID()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return st, err
+	}
+	for _, p := range st.Programs {
+		object, err := s.Object(p.Object)
+		if err != nil && !errors.Is(err, ErrDamaged) {
+			return st, err
+		}
+		if err == nil {
+			st.Objects[p.Object] = string(object)
+		}
+	}
+	for _, iface := range ifaces {
+		n, err := s.LastRevision(iface)
+		if err != nil {
+			return st, err
+		}
+		st.Revisions[iface] = n
+	}
+	return st, nil
+}
+
+func mustRead(t *testing.T, s *Store, ifaces ...string) state {
+	t.Helper()
+	st, err := read(s, ifaces...)
+	must(t, err)
+	return st
+}
+
+// program makes a program and its object.
+func program(id uint64, name, object string) Program {
+	return Program{
+		ID: id, Name: name, Function: "xdp_" + name, Object: hashOf([]byte(object)), Size: uint64(len(object)),
+		Lifetime: "daemon", Added: time.Unix(1_700_000_000, 12345).UTC(), OwnerUID: 1000,
+	}
+}
+
+func objects(contents ...string) map[string][]byte {
+	m := map[string][]byte{}
+	for _, c := range contents {
+		m[hashOf([]byte(c))] = []byte(c)
+	}
+	return m
+}
+
+// chainOf makes a chain of programs, loaded as the revision.
+func chainOf(t *testing.T, iface string, revision uint64, programs ...Program) Chain {
+	t.Helper()
+	c := Chain{Interface: iface, Ifindex: 7, Chain: chain.New(), Revision: revision, Actual: chain.Native, Linker: "inline"}
+	r := Revision{Number: revision}
+	for _, p := range programs {
+		next, err := c.Chain.Insert(chain.Member{Program: p.Name, ProceedOn: chain.Of(chain.Pass)}, nil, chain.Position{})
+		must(t, err)
+		c.Chain = next
+		r.Slots = append(r.Slots, Slot{Program: p.Name, ProgramID: p.ID})
+	}
+	c.Revisions = []Revision{r}
+	return c
+}
+
+// references reads the reference counts, and sees to it that there is an object for each and none else.
+func references(t *testing.T, s *Store) map[string]uint64 {
+	t.Helper()
+	counts := map[string]uint64{}
+	must(t, s.view(func(x *bolt.Tx) error {
+		objects := 0
+		err := x.Bucket([]byte(bucketObjects)).ForEach(func(k, _ []byte) error {
+			objects++
+			n, err := getNumber(x, bucketRefs, string(k))
+			counts[string(k)] = n
+			return err
+		})
+		if n := x.Bucket([]byte(bucketRefs)).Stats().KeyN; n != objects {
+			t.Errorf("%d objects, and %d reference counts", objects, n)
+		}
+		return err
+	}))
+	return counts
+}
+
+// tamper changes records behind the back of Save, with a digest that fits.
+func tamper(t *testing.T, s *Store, fn func(*tx) error) {
+	t.Helper()
+	must(t, s.guarded("tamper with", func() error { return update(s.db, fn) }))
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Schema is the version of what is in the file. Whoever changes the meaning of a record raises it.
+const Schema = 1
+
+// The buckets, sorted.
+const (
+	bucketChains    = "chains"    // interface: Chain as JSON
+	bucketMeta      = "meta"      // the keys below
+	bucketObjects   = "objects"   // sha256 in hex: the object
+	bucketPrograms  = "programs"  // name: Program as JSON
+	bucketRefs      = "refs"      // sha256 in hex: number of programs that name the object
+	bucketRevisions = "revisions" // interface: highest revision ever
+)
+
+func bucketNames() []string {
+	return []string{bucketChains, bucketMeta, bucketObjects, bucketPrograms, bucketRefs, bucketRevisions}
+}
+
+// The keys of bucketMeta.
+const (
+	keySchema    = "schema"
+	keyBootID    = "boot_id"
+	keyProgramID = "last_program_id"
+	keyDigest    = "digest"
+)
+
+// digest is the sum of all records, whatever their order: the exclusive or of the hash of each. bbolt has no
+// checksums for its data, so a flipped bit in a record would go unnoticed without it.
+type digest [sha256.Size]byte
+
+// toggle adds a record to the sum, or takes it out again.
+func (d *digest) toggle(bucket string, key, value []byte) {
+	if bucket == bucketMeta && string(key) == keyDigest {
+		return
+	}
+	if bucket == bucketObjects {
+		value = nil // its hash is the key; reading it is left to whoever needs the object
+	}
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(bucket), key, value} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	for i, b := range h.Sum(nil) {
+		d[i] ^= b
+	}
+}
+
+// inspect reads the whole file of this size without changing it. It returns nil if it is a store of this schema and
+// whole, except for the content of objects. Errors wrap ErrNewer or are what is wrong.
+func inspect(file io.ReaderAt, size int64) error {
+	var sum digest
+	meta := map[string]string{}
+	buckets, err := walk(file, size, func(bucket string, key, value []byte) {
+		sum.toggle(bucket, key, value)
+		if bucket == bucketMeta {
+			meta[string(key)] = string(value)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	schema, err := strconv.ParseUint(meta[keySchema], 10, 32)
+	if err != nil {
+		return fmt.Errorf("no schema in it")
+	}
+	if schema > Schema {
+		return fmt.Errorf("%w: it has schema %d, and this xdpd knows up to %d", ErrNewer, schema, Schema)
+	}
+	if schema < Schema || !slices.Equal(buckets, bucketNames()) {
+		return fmt.Errorf("schema %d with the buckets %q", schema, buckets)
+	}
+	if meta[keyDigest] != string(sum[:]) {
+		return fmt.Errorf("its records do not add up to their checksum")
+	}
+	return nil
+}
+
+// tx is a transaction that writes, and keeps the digest up to date.
+type tx struct {
+	*bolt.Tx
+	sum digest
+}
+
+// update does fn in one transaction.
+func update(db *bolt.DB, fn func(*tx) error) error {
+	return db.Update(func(t *bolt.Tx) error {
+		x := &tx{Tx: t}
+		copy(x.sum[:], get(t, bucketMeta, keyDigest))
+		if err := fn(x); err != nil {
+			return err
+		}
+		return x.put(bucketMeta, keyDigest, x.sum[:])
+	})
+}
+
+// get returns a record, or nil; it is valid during the transaction.
+func get(t *bolt.Tx, bucket, key string) []byte {
+	return t.Bucket([]byte(bucket)).Get([]byte(key))
+}
+
+func (t *tx) put(bucket, key string, value []byte) error {
+	k := []byte(key)
+	if old := get(t.Tx, bucket, key); old != nil {
+		t.sum.toggle(bucket, k, old)
+	}
+	t.sum.toggle(bucket, k, value)
+	if err := t.Bucket([]byte(bucket)).Put(k, value); err != nil {
+		return fmt.Errorf("put %q into %s: %w", key, bucket, err)
+	}
+	return nil
+}
+
+func (t *tx) delete(bucket, key string) error {
+	k := []byte(key)
+	old := get(t.Tx, bucket, key)
+	if old == nil {
+		return nil
+	}
+	t.sum.toggle(bucket, k, old)
+	if err := t.Bucket([]byte(bucket)).Delete(k); err != nil {
+		return fmt.Errorf("delete %q from %s: %w", key, bucket, err)
+	}
+	return nil
+}
+
+func (t *tx) putJSON(bucket, key string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("write %q into %s: %w", key, bucket, err)
+	}
+	return t.put(bucket, key, data)
+}
+
+// getNumber returns a record that is a number; 0 if there is none.
+func getNumber(t *bolt.Tx, bucket, key string) (uint64, error) {
+	data := get(t, bucket, key)
+	if data == nil {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(string(data), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s of %q: %w", bucket, key, err)
+	}
+	return n, nil
+}
+
+func (t *tx) putNumber(bucket, key string, n uint64) error {
+	return t.put(bucket, key, strconv.AppendUint(nil, n, 10))
+}
+
+// raise makes a number at least n.
+func (t *tx) raise(bucket, key string, n uint64) error {
+	old, err := getNumber(t.Tx, bucket, key)
+	if err != nil || old >= n {
+		return err
+	}
+	return t.putNumber(bucket, key, n)
+}
+
+// each reads all records of a bucket, in the order of their keys.
+func each[T any](t *bolt.Tx, bucket string, fn func(key string, value T) error) error {
+	return t.Bucket([]byte(bucket)).ForEach(func(k, data []byte) error {
+		var value T
+		if err := json.Unmarshal(data, &value); err != nil {
+			return fmt.Errorf("read %q of %s: %w", k, bucket, err)
+		}
+		return fn(string(k), value)
+	})
+}
+
+// getJSON reads a record; false if there is none.
+func getJSON[T any](t *bolt.Tx, bucket, key string) (value T, found bool, err error) {
+	data := get(t, bucket, key)
+	if data == nil {
+		return value, false, nil
+	}
+	if err := json.Unmarshal(data, &value); err != nil {
+		return value, false, fmt.Errorf("read %q of %s: %w", key, bucket, err)
+	}
+	return value, true, nil
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/client"
+)
+
+const chainHelp = `Show the chain of one interface, or those of all, with what each member did to the packets.
+
+SEEN is the packets that reached the member, PASSED ON those that went on to the next one, ENDED HERE
+those for which its verdict was the last. The row "end" is the packets that passed all members and
+got the final verdict.`
+
+func (a *app) chain() *cobra.Command {
+	return &cobra.Command{
+		Use:               "chain [IF]",
+		Short:             "Show chains with their counters",
+		Long:              chainHelp,
+		Args:              atMost(1),
+		ValidArgsFunction: argument(a.chainInterfaces),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(func(c *client.Client) error {
+				if len(args) == 1 {
+					resp, err := c.GetChain(cmd.Context(), &xdpdv1.GetChainRequest{Interface: args[0]})
+					if err != nil {
+						return err
+					}
+					return a.print(resp, func(w io.Writer) { chainTable(w, resp.GetChain()) })
+				}
+				resp, err := c.ListChains(cmd.Context(), &xdpdv1.ListChainsRequest{})
+				if err != nil {
+					return err
+				}
+				return a.print(resp, func(w io.Writer) { chainTables(w, resp.GetChains()) })
+			})
+		},
+	}
+}
+
+func chainTables(w io.Writer, chains []*xdpdv1.Chain) {
+	if len(chains) == 0 {
+		fmt.Fprintln(w, "no chains")
+	}
+	for i, c := range chains {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		chainTable(w, c)
+	}
+}
+
+// chainTable prints a heading and a line for each member.
+func chainTable(w io.Writer, c *xdpdv1.Chain) {
+	final := word(c.GetFinalVerdict())
+	if live(c) {
+		fmt.Fprintf(w, "%s: ifindex %d, revision %d, %s, %s, final %s, %d packets\n", c.GetInterface(),
+			c.GetIfindex(), c.GetRevision(), mode(c), word(c.GetLinker()), final, c.GetPackets())
+	} else {
+		fmt.Fprintf(w, "%s: not on the interface now, mode %s, final %s\n", c.GetInterface(), word(c.GetMode()), final)
+	}
+	if c.GetModeReason() != "" {
+		fmt.Fprintf(w, "  not native: %s\n", c.GetModeReason())
+	}
+	t := table{right: []bool{0: true, 2: true, 4: true, 5: true}}
+	t.row("SLOT", "PROGRAM", "PRIORITY", "PROCEED-ON", "SEEN", "PASSED ON", "ENDED HERE")
+	for _, m := range c.GetMembers() {
+		slot, name := "-", m.GetProgram()
+		if m.Slot != nil {
+			slot = fmt.Sprint(m.GetSlot())
+		}
+		if !m.GetEnabled() {
+			name += " (disabled)"
+		}
+		n := m.GetCounters()
+		t.row(slot, name, fmt.Sprint(m.GetPriority()), verdicts(m.GetProceedOn()),
+			fmt.Sprint(n.GetSeen()), fmt.Sprint(n.GetPassedOn()), ended(n))
+	}
+	end := fmt.Sprint(c.GetPacketsEnd())
+	t.row("end", "(final verdict)", "", "", end, "", final+" "+end)
+	t.write(w)
+}
+
+// live tells whether packets go through the chain: without its interface it has no dispatcher.
+func live(c *xdpdv1.Chain) bool { return c.GetKernelId() != 0 || c.GetLinkId() != 0 }
+
+// mode is the mode the chain runs in, and the one asked for where that is another.
+func mode(c *xdpdv1.Chain) string {
+	if c.GetMode() == c.GetActualMode() {
+		return word(c.GetMode())
+	}
+	return fmt.Sprintf("%s (asked %s)", word(c.GetActualMode()), word(c.GetMode()))
+}
+
+// verdicts is a proceed-on set as the flag --proceed-on takes it.
+func verdicts(set []xdpdv1.Verdict) string {
+	if len(set) == 0 {
+		return "none"
+	}
+	words := make([]string, len(set))
+	for i, v := range set {
+		words[i] = word(v)
+	}
+	return strings.Join(words, ",")
+}
+
+// ended lists the verdicts that were last at a member; those that never were are left out.
+func ended(n *xdpdv1.MemberCounters) string {
+	var parts []string
+	for _, e := range []struct {
+		verdict string
+		packets uint64
+	}{
+		{"drop", n.GetEndedDrop()}, {"pass", n.GetEndedPass()}, {"tx", n.GetEndedTx()},
+		{"redirect", n.GetEndedRedirect()}, {"aborted", n.GetEndedAborted()}, {"other", n.GetEndedOther()},
+	} {
+		if e.packets > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", e.verdict, e.packets))
+		}
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// placed says in one line where a program is in a chain that a change made.
+func placed(c *xdpdv1.Chain, program string) string {
+	slots := 0
+	for _, m := range c.GetMembers() {
+		if m.Slot != nil {
+			slots++
+		}
+	}
+	where := "is not a member"
+	for _, m := range c.GetMembers() {
+		switch {
+		case m.GetProgram() != program:
+		case m.Slot != nil:
+			where = fmt.Sprintf("in slot %d of %d", m.GetSlot(), slots)
+		case !m.GetEnabled():
+			where = "disabled"
+		default:
+			where = "waits"
+		}
+	}
+	return fmt.Sprintf("%s %s %s %s", heading(c), program, where, how(c))
+}
+
+// heading starts the line that tells of a change to a chain.
+func heading(c *xdpdv1.Chain) string {
+	if !live(c) {
+		return c.GetInterface() + ":"
+	}
+	return fmt.Sprintf("%s: revision %d,", c.GetInterface(), c.GetRevision())
+}
+
+// how ends it: the way in which packets go through the chain.
+func how(c *xdpdv1.Chain) string {
+	if !live(c) {
+		return "(not on the interface now)"
+	}
+	if c.GetModeReason() != "" {
+		return fmt.Sprintf("(%s, %s); not native: %s", word(c.GetActualMode()), word(c.GetLinker()), c.GetModeReason())
+	}
+	return fmt.Sprintf("(%s, %s)", word(c.GetActualMode()), word(c.GetLinker()))
+}

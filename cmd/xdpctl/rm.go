@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/client"
+)
+
+const rmHelp = `Take a program from one of its interfaces, or from all of them.
+
+The program and its maps go with its last place.`
+
+func (a *app) rm() *cobra.Command {
+	var iface string
+	cmd := &cobra.Command{
+		Use:               "rm PROGRAM [--interface IF]",
+		Short:             "Remove a program from an interface, or from all",
+		Long:              rmHelp,
+		Example:           "  xdpctl rm blocklist\n  xdpctl rm blocklist --interface eth1",
+		Args:              one("PROGRAM"),
+		ValidArgsFunction: argument(a.programs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &xdpdv1.RemoveProgramRequest{Name: args[0]}
+			if err := filled(cmd, "interface"); err != nil {
+				return err
+			}
+			if iface != "" {
+				req.Interfaces = []string{iface}
+			}
+			return a.with(func(c *client.Client) error {
+				resp, err := c.RemoveProgram(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				return a.print(resp, func(w io.Writer) { removed(w, args[0], resp) })
+			})
+		},
+	}
+	cmd.Flags().StringVar(&iface, "interface", "", "from interface `IF` only")
+	complete(cmd, "interface", a.programInterfaces)
+	return cmd
+}
+
+// removed says what became of each chain and of the program.
+func removed(w io.Writer, program string, resp *xdpdv1.RemoveProgramResponse) {
+	for _, c := range resp.GetChains() {
+		switch n := len(c.GetMembers()); n {
+		case 0:
+			fmt.Fprintf(w, "%s: %s removed, the chain is gone with its last member\n", c.GetInterface(), program)
+		case 1:
+			fmt.Fprintf(w, "%s %s removed, 1 member left %s\n", heading(c), program, how(c))
+		default:
+			fmt.Fprintf(w, "%s %s removed, %d members left %s\n", heading(c), program, n, how(c))
+		}
+	}
+	if resp.GetUnloaded() {
+		fmt.Fprintf(w, "%s: unloaded, its maps are gone\n", program)
+	}
+}

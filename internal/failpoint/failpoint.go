@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package failpoint lets tests end or disturb the daemon at named points of a change. Without the build tag
+// failpoint its functions are empty and the compiler leaves nothing of them.
+//
+// With the tag, the environment variable XDPD_FAILPOINT says what happens: NAME=ACTION[@COUNT], several with
+// commas between. The action takes place when the point is reached for the COUNT-th time (default: the first),
+// once. Actions:
+//
+//	kill    SIGKILL to the own process
+//	stop    SIGSTOP to the own process, so that a test can look and then send SIGCONT
+//	panic   panic
+//	error   Err returns an error that names the point; at a point that only has Hit: panic
+//
+// A setting that names no point or no action ends the process at its start.
+//
+// It imports the standard library only.
+package failpoint
+
+// The points, in the order in which a change meets them.
+const (
+	LoadMaps        = "load.maps"        // a program's maps are made and pinned, its program is not
+	LoadPinned      = "load.pinned"      // a program is loaded and pinned, no chain has it
+	StageDispatcher = "stage.dispatcher" // a new dispatcher is loaded
+	StageSlots      = "stage.slots"      // a slot is filled; once for each
+	StagePinned     = "stage.pinned"     // the new revision is pinned
+	StageLink       = "stage.link"       // before a new chain's XDP link is made
+	StageAttached   = "stage.attached"   // the XDP link exists, its pin does not
+	SaveBefore      = "save.before"      // all is staged, the intent is not saved
+	SaveAfter       = "save.after"       // the intent is saved, no interface has it
+	CommitBefore    = "commit.before"    // before the swap; once for each interface
+	CommitAfter     = "commit.after"     // after the swap; once for each interface
+	FoldBefore      = "fold.before"      // the old revision's counters are not folded
+	UnpinBefore     = "unpin.before"     // before the old revision's pins go
+	UnpinAfter      = "unpin.after"      // after it
+	UnloadBefore    = "unload.before"    // before a program without places goes
+	DetachBefore    = "detach.before"    // before a chain's XDP link is detached
+	DetachAfter     = "detach.after"     // after it, its pins are still there
+	StopSaved       = "stop.saved"       // the daemon stops; what is to come back is saved
+	StopDetached    = "stop.detached"    // all links are detached, pins are still there
+)
+
+// All holds every point, for tests that try each.
+var All = [...]string{
+	LoadMaps, LoadPinned, StageDispatcher, StageSlots, StagePinned, StageLink, StageAttached, SaveBefore, SaveAfter,
+	CommitBefore, CommitAfter, FoldBefore, UnpinBefore, UnpinAfter, UnloadBefore, DetachBefore,
+	DetachAfter, StopSaved, StopDetached,
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/bpf"
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/failpoint"
+)
+
+// freplaceLinker loads each program once, as EXT against a template, and attaches it to a slot function of
+// every new dispatcher. Attaching one EXT to several targets needs Linux 5.10 (4a1e7c0c63e0).
+type freplaceLinker struct{}
+
+const (
+	dispatcherName = "xdpd_dispatcher" // in bpf/dispatcher.c
+	countersName   = "counters"
+)
+
+// load makes the program an EXT for the first slot of a template dispatcher, which the kernel keeps as long
+// as the EXT lives. Targets of its tail calls become XDP programs of no attach type, which is what the kernel
+// takes an EXT for there since 6.1; before, they must be EXT themselves.
+func (freplaceLinker) load(o *Object, replace map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	template, err := newTemplate()
+	if err != nil {
+		return nil, err
+	}
+	defer template.Close()
+	spec := o.spec.Copy()
+	extension := func(prog *ebpf.ProgramSpec) {
+		prog.Type, prog.AttachType = ebpf.Extension, ebpf.AttachNone
+		prog.AttachTarget, prog.AttachTo = template, slotFunction(0)
+	}
+	for _, prog := range spec.Programs {
+		prog.Type, prog.AttachType = ebpf.XDP, ebpf.AttachNone
+		prog.Flags &^= fragsFlag // an EXT inherits what matters of it from the dispatcher
+	}
+	extension(spec.Programs[o.function])
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil && len(spec.Programs) > 1 && errors.Is(err, unix.EINVAL) {
+		for _, prog := range spec.Programs {
+			extension(prog)
+		}
+		if old, oldErr := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace}); oldErr == nil {
+			return old, nil
+		}
+	}
+	return coll, err
+}
+
+func (freplaceLinker) keep(prog *ebpf.Program, dir string) error {
+	return prog.Pin(filepath.Join(dir, "prog"))
+}
+
+func (l freplaceLinker) link(dir string, members []member, final chain.Verdict, counters *ebpf.Map) (_ *ebpf.Program, err error) {
+	masks := make([]chain.ProceedOn, len(members))
+	for i, m := range members {
+		masks[i] = m.proceedOn
+	}
+	prog, err := newDispatcher(masks, final, counters, frags(members)...)
+	if err != nil {
+		return nil, fmt.Errorf("load dispatcher: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			prog.Close()
+		}
+	}()
+	handle, err := prog.Handle()
+	if err != nil {
+		return nil, fmt.Errorf("open types of dispatcher: %w", err)
+	}
+	defer handle.Close()
+	types, err := handle.Spec(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read types of dispatcher: %w", err)
+	}
+	for i, m := range members {
+		if err := l.attach(dir, prog, types, i, m); err != nil {
+			return nil, err
+		}
+	}
+	return prog, nil
+}
+
+// attach puts one program into a slot and pins the link that holds it there.
+func (l freplaceLinker) attach(dir string, dispatcher *ebpf.Program, types *btf.Spec, slot int, m member) error {
+	if err := failpoint.Err(failpoint.StageSlots); err != nil {
+		return err
+	}
+	ext, err := l.open(m)
+	if err != nil {
+		return err
+	}
+	defer ext.Close()
+	var fn *btf.Func
+	if err := types.TypeByName(slotFunction(slot), &fn); err != nil {
+		return fmt.Errorf("find slot %d: %w", slot, err)
+	}
+	id, err := types.TypeID(fn)
+	if err != nil {
+		return fmt.Errorf("find slot %d: %w", slot, err)
+	}
+	held, err := link.AttachRawLink(link.RawLinkOptions{Target: dispatcher.FD(), Program: ext, Attach: ebpf.AttachNone, BTF: id})
+	if errors.Is(err, unix.EBUSY) {
+		return chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name},
+			"attach program %q to slot %d: %w (does a tracer hold the slot function of a dispatcher that is just being loaded?)", m.name, slot, err)
+	}
+	if err != nil {
+		return chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name}, "attach program %q to slot %d: %w", m.name, slot, err)
+	}
+	defer held.Close()
+	if err := held.Pin(filepath.Join(dir, fmt.Sprintf("slot-%02d", slot))); err != nil {
+		return fmt.Errorf("pin slot %d: %w", slot, err)
+	}
+	return nil
+}
+
+// open returns the pinned EXT of a program. One that the inline linker loaded has none yet: it is loaded now,
+// with the maps that it has.
+func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
+	prog, err := ebpf.LoadPinnedProgram(filepath.Join(m.dir, "prog"), nil)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return prog, err
+	}
+	maps, err := openMaps(m.dir, m.object)
+	if err != nil {
+		return nil, err
+	}
+	defer closeMaps(maps)
+	coll, err := l.load(m.object, maps)
+	if err != nil {
+		return nil, loadError(m.name, m.object, err)
+	}
+	defer coll.Close()
+	prog = coll.DetachProgram(m.object.function)
+	if err := l.keep(prog, m.dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin program %q: %w", m.name, err), prog.Close())
+	}
+	return prog, nil
+}
+
+func slotFunction(slot int) string { return fmt.Sprintf("slot_%02d", slot) }
+
+// frags is the frags flag that a dispatcher of these members needs: only if all have it.
+func frags(members []member) []uint32 {
+	for _, m := range members {
+		if !m.object.Frags() {
+			return nil
+		}
+	}
+	if len(members) == 0 {
+		return nil
+	}
+	return []uint32{fragsFlag}
+}
+
+var dispatcherSpec = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
+	return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(bpf.Dispatcher))
+})
+
+// newDispatcher loads bpf/dispatcher.c with one slot for each mask. It counts in counters, or where that is
+// nil in a map of its own. The caller closes it.
+func newDispatcher(masks []chain.ProceedOn, final chain.Verdict, counters *ebpf.Map, flags ...uint32) (*ebpf.Program, error) {
+	parsed, err := dispatcherSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read bpf/dispatcher.o: %w", err)
+	}
+	spec := parsed.Copy()
+	prog := spec.Programs[dispatcherName]
+	for _, f := range flags {
+		prog.Flags |= f
+	}
+	patch(prog.Instructions, masks, final)
+	var opts ebpf.CollectionOptions
+	if counters != nil {
+		spec.Maps[countersName].MaxEntries = counters.MaxEntries()
+		opts.MapReplacements = map[string]*ebpf.Map{countersName: counters}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer coll.Close()
+	return coll.DetachProgram(dispatcherName), nil
+}
+
+// patch writes a revision's constants over the marks of dispatcher.c.
+func patch(insns asm.Instructions, masks []chain.ProceedOn, final chain.Verdict) {
+	for i := range insns {
+		ins := &insns[i]
+		if ins.OpCode.ALUOp() != asm.Mov || ins.OpCode.Source() != asm.ImmSource || !ins.OpCode.Class().IsALU() {
+			continue
+		}
+		switch slot := ins.Constant - bpf.MarkProceed; {
+		case ins.Constant == bpf.MarkFinal:
+			ins.Constant = int64(final)
+		case slot >= 0 && slot < int64(len(masks)):
+			ins.Constant = int64(int32(uint32(masks[slot]) | 1<<chain.Continue))
+		case slot >= 0 && slot < chain.MaxMembers:
+			ins.Constant = 0
+		}
+	}
+}
+
+// newTemplate loads a dispatcher of one slot: the verifier removes the functions of slots that are not used, so
+// that a program could not be loaded against one of them. The caller closes it.
+func newTemplate() (*ebpf.Program, error) {
+	prog, err := newDispatcher([]chain.ProceedOn{0}, chain.Pass, nil)
+	if err != nil {
+		return nil, fmt.Errorf("load template dispatcher: %w", err)
+	}
+	return prog, nil
+}
+
+// newCounters makes the counters of a revision: an element for each possible CPU. The caller closes the map.
+func newCounters() (*ebpf.Map, error) {
+	parsed, err := dispatcherSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read bpf/dispatcher.o: %w", err)
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec := parsed.Maps[countersName].Copy()
+	spec.MaxEntries = uint32(cpus)
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create counters: %w", err)
+	}
+	return m, nil
+}

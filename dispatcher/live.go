@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/failpoint"
+)
+
+// Live is what runs on a device.
+type Live struct {
+	Revision uint64 // 0: the transparent program
+	KernelID uint32 // of the dispatcher program
+	LinkID   uint32
+	Ifindex  int // of the link: differs from the device's where the interface moved to another namespace
+}
+
+// Live finds what runs on a device: the revision whose program the pinned link reports. ErrGone: no link is
+// pinned, or it is not attached any more; ErrForeign: it runs something else.
+func (p *Plane) Live(d Device) (Live, error) {
+	held, info, err := p.openLink(d)
+	if err != nil {
+		return Live{}, err
+	}
+	if held == nil {
+		return Live{}, fmt.Errorf("%w: there is no pin of it", ErrGone)
+	}
+	defer held.Close()
+	revision, err := p.findRevision(d, info.program)
+	return Live{revision, info.program, info.link, info.ifindex}, err
+}
+
+// Revisions are the numbers that have pins on a device, sorted.
+func (p *Plane) Revisions(d Device) ([]uint64, error) {
+	names, err := readDir(p.chainDir(d))
+	var revisions []uint64
+	for _, name := range names {
+		if n, ok := strings.CutPrefix(name, "rev-"); ok {
+			if rev, err := strconv.ParseUint(n, 10, 64); err == nil {
+				revisions = append(revisions, rev)
+			}
+		}
+	}
+	slices.Sort(revisions)
+	return revisions, err
+}
+
+// Counters reads what a revision counted, summed over the CPUs. An absent revision gives fs.ErrNotExist.
+func (p *Plane) Counters(d Device, revision uint64) (chain.Exits, error) {
+	var sum chain.Exits
+	m, err := ebpf.LoadPinnedMap(filepath.Join(p.revisionDir(d, revision), "counters"), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return sum, fmt.Errorf("open counters of revision %d: %w", revision, err)
+	}
+	defer m.Close()
+	for cpu := range m.MaxEntries() {
+		var one chain.Exits
+		if err := m.Lookup(cpu, &one); err != nil {
+			return sum, fmt.Errorf("read counters of revision %d: %w", revision, err)
+		}
+		sum.Add(&one)
+	}
+	return sum, nil
+}
+
+// Prune removes the pins of all revisions but live, and of those in counted all but their counters.
+func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
+	failpoint.Hit(failpoint.UnpinBefore)
+	revisions, err := p.Revisions(d)
+	errs := []error{err}
+	for _, rev := range revisions {
+		dir := p.revisionDir(d, rev)
+		switch {
+		case rev == live:
+		case slices.Contains(counted, rev):
+			names, err := readDir(dir)
+			errs = append(errs, err)
+			for _, name := range names {
+				if name != "counters" {
+					errs = append(errs, removeTree(filepath.Join(dir, name)))
+				}
+			}
+		default:
+			errs = append(errs, removeTree(dir))
+		}
+	}
+	failpoint.Hit(failpoint.UnpinAfter)
+	return errors.Join(errs...)
+}
+
+// Detach takes the device's program off the interface at once and removes all pins of the device. An absent
+// one is fine, so is an interface that is gone.
+func (p *Plane) Detach(d Device) error {
+	held, err := asXDP(link.LoadPinnedLink(filepath.Join(p.chainDir(d), "link"), nil))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("open link: %w", err)
+	default:
+		failpoint.Hit(failpoint.DetachBefore)
+		// Traffic changes here: the interface has no XDP program any more.
+		if err := errors.Join(held.Detach(), held.Close()); err != nil {
+			return fmt.Errorf("detach link: %w", err)
+		}
+		failpoint.Hit(failpoint.DetachAfter)
+	}
+	return removeTree(p.chainDir(d))
+}
+
+// Quiesce returns when every packet that was inside a program when it was called has left it, on all CPUs.
+// XDP programs run in RCU read-side sections. An update of a map of maps waits for those that run, so that
+// the map that was there is not used any more (Linux 4.20, 1ae80cf31938).
+func Quiesce() error {
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
+	if err != nil {
+		return fmt.Errorf("wait for packets in flight: %w", err)
+	}
+	defer outer.Close()
+	m, err := ebpf.NewMap(inner)
+	if err != nil {
+		return fmt.Errorf("wait for packets in flight: %w", err)
+	}
+	defer m.Close()
+	if err := outer.Put(uint32(0), m); err != nil {
+		return fmt.Errorf("wait for packets in flight: %w", err)
+	}
+	return nil
+}
+
+// xdpLink is what a link of an interface can do.
+type xdpLink interface {
+	link.Link
+	UpdateArgs(link.RawLinkUpdateOptions) error
+	Detach() error
+}
+
+func asXDP(l link.Link, err error) (xdpLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	if x, ok := l.(xdpLink); ok {
+		return x, nil
+	}
+	return nil, errors.Join(errors.New("it is not an XDP link"), l.Close())
+}
+
+type linkInfo struct {
+	program, link uint32
+	ifindex       int
+}
+
+// openLink opens the device's link; nil if none is pinned. The caller closes it.
+func (p *Plane) openLink(d Device) (xdpLink, linkInfo, error) {
+	pinned, err := asXDP(link.LoadPinnedLink(filepath.Join(p.chainDir(d), "link"), nil))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, linkInfo{}, nil
+	}
+	if err != nil {
+		return nil, linkInfo{}, fmt.Errorf("open link: %w", err)
+	}
+	info, err := pinned.Info()
+	if err != nil {
+		return nil, linkInfo{}, errors.Join(fmt.Errorf("look at link: %w", err), pinned.Close())
+	}
+	xdp := info.XDP()
+	if xdp == nil || xdp.Ifindex == 0 {
+		return nil, linkInfo{}, errors.Join(ErrGone, pinned.Close())
+	}
+	return pinned, linkInfo{uint32(info.Program), uint32(info.ID), int(xdp.Ifindex)}, nil
+}
+
+// findRevision finds the pinned revision of a program id.
+func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
+	revisions, err := p.Revisions(d)
+	if err != nil {
+		return 0, err
+	}
+	for _, rev := range revisions {
+		prog, err := openDispatcher(p.revisionDir(d, rev))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		id, err := programID(prog)
+		prog.Close()
+		if err != nil {
+			return 0, fmt.Errorf("look at revision %d: %w", rev, err)
+		}
+		if id == program {
+			return rev, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: program %d", ErrForeign, program)
+}
+
+func openDispatcher(dir string) (*ebpf.Program, error) {
+	prog, err := ebpf.LoadPinnedProgram(filepath.Join(dir, "dispatcher"), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open dispatcher: %w", err)
+	}
+	return prog, nil
+}

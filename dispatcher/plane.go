@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dispatcher makes every bpf(2) call of xdpd: it loads programs, links them into revisions, swaps
+// revisions on interfaces, reads their counters, and finds what runs by looking at its pins.
+//
+// All it keeps is in a folder of BPF FS:
+//
+//	programs/<id>/prog                        the program as EXT (freplace)
+//	programs/<id>/maps/<name>                 its maps, each dot of a name written as @
+//	chains/<netns>-<ifindex>/link             the XDP link of the interface
+//	chains/<netns>-<ifindex>/rev-<n>/dispatcher, counters, slot-<nn>
+//
+// Pins own: the package holds no BPF descriptors between calls. It imports chain and cilium/ebpf, and nothing
+// else imports cilium/ebpf.
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/failpoint"
+)
+
+// The linkers' names, and Auto, which chooses.
+const (
+	Auto     = "auto"
+	Freplace = "freplace"
+	Inline   = "inline"
+)
+
+// Plane is the data plane of one daemon: a folder in BPF FS and the linker for new revisions.
+type Plane struct {
+	root   string
+	lock   *os.File
+	linker linker
+	probes []Probe
+	reason string
+}
+
+// linker puts programs into the slots of a revision.
+type linker interface {
+	// load loads the program of o and whatever it calls into the kernel, in the form that the linker needs,
+	// with fresh maps but for those in replace. The caller closes the collection.
+	load(o *Object, replace map[string]*ebpf.Map) (*ebpf.Collection, error)
+	// keep pins in folder dir what the linker needs of a loaded program besides its maps.
+	keep(prog *ebpf.Program, dir string) error
+	// link loads a dispatcher that runs the members and counts in counters, and pins in folder dir what
+	// holds them in their slots. The caller closes the dispatcher, and removes dir on an error.
+	link(dir string, members []member, final chain.Verdict, counters *ebpf.Map) (*ebpf.Program, error)
+}
+
+// member is a program on its way into a slot.
+type member struct {
+	name      string
+	dir       string // the program's folder
+	object    *Object
+	proceedOn chain.ProceedOn
+}
+
+// Device is an interface as BPF sees it.
+type Device struct {
+	Netns   uint64 // the cookie of its network namespace
+	Ifindex int
+}
+
+// Open takes the folder root in BPF FS, after making it if need be, and probes the kernel for what choice (a
+// linker or Auto) needs. The folder is refused if it is not in a BPF FS, not a folder of ours (owned by this
+// user, mode 0700, nothing foreign in it), or taken by another daemon.
+func Open(root, choice string) (*Plane, error) {
+	// Before Linux 5.11 maps count against a limit that is far too small for them.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
+	}
+	p := &Plane{root: root}
+	if err := p.take(); err != nil {
+		return nil, err
+	}
+	if err := p.choose(choice); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// OpenForTeardown is Open without probes: what it returns can Teardown and Close, and nothing else.
+func OpenForTeardown(root string) (*Plane, error) {
+	p := &Plane{root: root}
+	if err := p.take(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Root is the folder in BPF FS.
+func (p *Plane) Root() string { return p.root }
+
+// Linker is the name of the linker for new revisions, and why that one.
+func (p *Plane) Linker() (name, reason string) {
+	if _, ok := p.linker.(*freplaceLinker); ok {
+		return Freplace, p.reason
+	}
+	return Inline, p.reason
+}
+
+// Probes are what was found about the kernel when the plane was opened.
+func (p *Plane) Probes() []Probe { return slices.Clone(p.probes) }
+
+// Close lets go of the folder and touches nothing in it.
+func (p *Plane) Close() error { return p.lock.Close() }
+
+const bpffsMagic = 0xcafe4a11 // BPF_FS_MAGIC, linux/magic.h
+
+func (p *Plane) take() error {
+	parent := filepath.Dir(p.root)
+	var st unix.Statfs_t
+	if err := unix.Statfs(parent, &st); err != nil {
+		return fmt.Errorf("look at %s for the pins of xdpd: %w (mount one: mount -t bpf bpf /sys/fs/bpf)", parent, err)
+	}
+	if uint32(st.Type) != bpffsMagic {
+		return fmt.Errorf("%s is not in a BPF FS (mount one: mount -t bpf bpf /sys/fs/bpf)", p.root)
+	}
+	if err := os.Mkdir(p.root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the folder for pins: %w", err)
+	}
+	if err := checkOurs(p.root); err != nil {
+		return err
+	}
+	f, err := os.Open(p.root)
+	if err != nil {
+		return fmt.Errorf("open the folder for pins: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("%w: %s is locked", ErrTaken, p.root)
+	}
+	p.lock = f
+	for _, dir := range []string{"programs", "chains"} {
+		if err := mkdir(filepath.Join(p.root, dir)); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return nil
+}
+
+// checkOurs refuses a folder that somebody else could have made.
+func checkOurs(root string) error {
+	info, err := os.Lstat(root)
+	if err != nil {
+		return fmt.Errorf("look at the folder for pins: %w", err)
+	}
+	if !info.IsDir() || info.Mode().Perm() != 0o700 {
+		return fmt.Errorf("%s exists and is not xdpd's: it has mode %v, not a folder of 0700 (remove it, or set another bpffs in the configuration)", root, info.Mode())
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(root, &st); err != nil {
+		return fmt.Errorf("look at the folder for pins: %w", err)
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s exists and is not xdpd's: it belongs to uid %d (remove it, or set another bpffs in the configuration)", root, st.Uid)
+	}
+	names, err := readDir(root)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name != "programs" && name != "chains" {
+			return fmt.Errorf("%s exists and is not xdpd's: it has a foreign entry %q (remove it, or set another bpffs in the configuration)", root, name)
+		}
+	}
+	return nil
+}
+
+// Teardown detaches every link at once and removes every pin and the folder. It goes on over errors and
+// returns all of them. The plane is of no use afterwards but to Close.
+func (p *Plane) Teardown() error {
+	devices, err := p.Devices()
+	errs := []error{err}
+	for _, d := range devices {
+		errs = append(errs, p.Detach(d))
+	}
+	failpoint.Hit(failpoint.StopDetached)
+	return errors.Join(append(errs, removeTree(p.root))...)
+}
+
+// Devices are the interfaces that have pins, whether they still exist or not.
+func (p *Plane) Devices() ([]Device, error) {
+	names, err := readDir(filepath.Join(p.root, "chains"))
+	if err != nil {
+		return nil, err
+	}
+	var devices []Device
+	for _, name := range names {
+		var d Device
+		netns, index, _ := strings.Cut(name, "-")
+		if d.Netns, err = strconv.ParseUint(netns, 10, 64); err != nil {
+			continue
+		}
+		if d.Ifindex, err = strconv.Atoi(index); err != nil {
+			continue
+		}
+		devices = append(devices, d)
+	}
+	return devices, nil
+}
+
+func (p *Plane) programDir(id uint64) string {
+	return filepath.Join(p.root, "programs", strconv.FormatUint(id, 10))
+}
+
+func (p *Plane) chainDir(d Device) string {
+	return filepath.Join(p.root, "chains", fmt.Sprintf("%d-%d", d.Netns, d.Ifindex))
+}
+
+func (p *Plane) revisionDir(d Device, rev uint64) string {
+	return filepath.Join(p.chainDir(d), "rev-"+strconv.FormatUint(rev, 10))
+}
+
+// mkdir makes a folder of ours; one that exists is fine.
+func mkdir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make folder for pins: %w", err)
+	}
+	return nil
+}
+
+// readDir lists a folder; an absent one is empty.
+func readDir(path string) ([]string, error) {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// removeTree removes pins and folders; an absent one is fine.
+func removeTree(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/failpoint"
+)
+
+// Map is a map of a loaded program.
+type Map struct {
+	Name, Pin, Type                          string
+	KernelID, KeySize, ValueSize, MaxEntries uint32
+}
+
+// Load creates the maps of program id and pins them, and loads the program as its linker needs it; the kernel
+// verifies it in any case. On an error nothing is left. The error is a chain.Error with the verifier's log.
+func (p *Plane) Load(id uint64, name string, o *Object) (err error) {
+	dir := p.programDir(id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make folder for program %q: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeTree(dir))
+		}
+	}()
+	maps := filepath.Join(dir, "maps")
+	if err := mkdir(maps); err != nil {
+		return err
+	}
+	coll, err := p.linker.load(o, nil)
+	if err != nil {
+		return loadError(name, o, err)
+	}
+	defer coll.Close()
+	if err := failpoint.Err(failpoint.LoadMaps); err != nil {
+		return err
+	}
+	for _, m := range o.mapNames() {
+		if err := coll.Maps[m].Pin(filepath.Join(maps, escape(m))); err != nil {
+			return fmt.Errorf("pin map %q of program %q: %w", m, name, err)
+		}
+	}
+	if err := p.linker.keep(coll.Programs[o.function], dir); err != nil {
+		return fmt.Errorf("pin program %q: %w", name, err)
+	}
+	return failpoint.Err(failpoint.LoadPinned)
+}
+
+// Unload removes the pins of a program; it stays in the kernel only as long as revisions hold it. An absent
+// program is fine.
+func (p *Plane) Unload(id uint64) error {
+	failpoint.Hit(failpoint.UnloadBefore)
+	return removeTree(p.programDir(id))
+}
+
+// Programs are the ids that have pins.
+func (p *Plane) Programs() ([]uint64, error) {
+	names, err := readDir(filepath.Join(p.root, "programs"))
+	var ids []uint64
+	for _, name := range names {
+		if id, err := strconv.ParseUint(name, 10, 64); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
+}
+
+// Program tells the kernel's id of a loaded program (0 with the inline linker) and its maps, sorted by name.
+func (p *Plane) Program(id uint64) (kernelID uint32, maps []Map, err error) {
+	dir := p.programDir(id)
+	prog, err := ebpf.LoadPinnedProgram(filepath.Join(dir, "prog"), nil)
+	if err == nil {
+		kernelID, err = programID(prog)
+		prog.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, nil, fmt.Errorf("look at program %d: %w", id, err)
+	}
+	names, err := readDir(filepath.Join(dir, "maps"))
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, name := range names {
+		m, err := describeMap(filepath.Join(dir, "maps", name))
+		if err != nil {
+			return 0, nil, err
+		}
+		maps = append(maps, m)
+	}
+	slices.SortFunc(maps, func(a, b Map) int { return strings.Compare(a.Name, b.Name) })
+	return kernelID, maps, nil
+}
+
+// ProgramName is the kernel's name of any program, cut to 15 characters. It needs CAP_SYS_ADMIN.
+func ProgramName(id uint32) (string, error) {
+	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return "", fmt.Errorf("look at program %d: %w", id, err)
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return "", fmt.Errorf("look at program %d: %w", id, err)
+	}
+	return info.Name, nil
+}
+
+func describeMap(pin string) (Map, error) {
+	m, err := ebpf.LoadPinnedMap(pin, nil)
+	if err != nil {
+		return Map{}, fmt.Errorf("look at map: %w", err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return Map{}, fmt.Errorf("look at map %s: %w", pin, err)
+	}
+	id, _ := info.ID()
+	return Map{
+		Name: unescape(filepath.Base(pin)), Pin: pin, Type: m.Type().String(), KernelID: uint32(id),
+		KeySize: m.KeySize(), ValueSize: m.ValueSize(), MaxEntries: m.MaxEntries(),
+	}, nil
+}
+
+// openMaps opens the pinned maps of a program. The caller closes them.
+func openMaps(dir string, o *Object) (map[string]*ebpf.Map, error) {
+	maps := map[string]*ebpf.Map{}
+	for _, name := range o.mapNames() {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "maps", escape(name)), nil)
+		if err != nil {
+			closeMaps(maps)
+			return nil, fmt.Errorf("open map %q: %w", name, err)
+		}
+		maps[name] = m
+	}
+	return maps, nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		m.Close()
+	}
+}
+
+func programID(prog *ebpf.Program) (uint32, error) {
+	info, err := prog.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, _ := info.ID()
+	return uint32(id), nil
+}
+
+// loadError says which part of a program the kernel refused.
+func loadError(name string, o *Object, err error) error {
+	facts := chain.Facts{"program": name}
+	for _, m := range o.mapNames() {
+		if strings.HasPrefix(err.Error(), "map "+m+":") {
+			return refused(chain.MapInvalid, with(facts, "map", m), fmt.Sprintf("create map %q of program %q", m, name), err)
+		}
+	}
+	var ve *ebpf.VerifierError
+	if !errors.As(err, &ve) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.E2BIG) {
+		return refused(chain.Kernel, facts, fmt.Sprintf("load program %q", name), err)
+	}
+	return refused(chain.VerifierRejected, facts, fmt.Sprintf("load program %q", name), err)
+}
+
+// escape writes a map's name as one for BPF FS, which refuses dots; no C identifier has an @.
+func escape(name string) string   { return strings.ReplaceAll(name, ".", "@") }
+func unescape(name string) string { return strings.ReplaceAll(name, "@", ".") }

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dispatcher
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/failpoint"
+)
+
+// Plan is what a new revision shall be.
+type Plan struct {
+	Revision uint64 // its number: greater than 0, not in use on the device
+	Slots    []Slot
+	Final    chain.Verdict
+	Mode     chain.Mode // used where the device has no link of ours yet
+}
+
+// Slot is a loaded program and what proceeds after it.
+type Slot struct {
+	Program   uint64 // the id that it was loaded with
+	Name      string
+	Object    *Object
+	ProceedOn chain.ProceedOn
+}
+
+// Staged is a revision that is loaded and pinned and that no packet goes through yet. It holds descriptors
+// until it is discarded, which is to be done in any case.
+type Staged struct {
+	plane     *Plane
+	device    Device
+	revision  uint64
+	link      xdpLink
+	old, new  *ebpf.Program
+	fresh     bool // the link was made by this Stage
+	committed bool
+
+	Actual     chain.Mode // native or generic, where Stage made the link; else empty
+	ModeReason string     // why auto became generic
+}
+
+// Stage loads a dispatcher, fills its slots and pins all of it. A device without a link of ours gets one, with
+// a transparent program, so that nothing is left that could fail at the commit. Traffic does not change.
+//
+// It fails with a chain.Error; with ErrBusy where the device has a foreign program, ErrForeign where somebody
+// put a program into our link. On an error nothing is left.
+func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
+	s := &Staged{plane: p, device: d, revision: plan.Revision}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Discard())
+		}
+	}()
+	if err := mkdir(p.chainDir(d)); err != nil {
+		return nil, err
+	}
+	dir := p.revisionDir(d, plan.Revision)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder for revision %d: %w", plan.Revision, err)
+	}
+	members := make([]member, len(plan.Slots))
+	for i, slot := range plan.Slots {
+		members[i] = member{slot.Name, p.programDir(slot.Program), slot.Object, slot.ProceedOn}
+	}
+	if s.new, err = p.build(dir, members, plan.Final); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Err(failpoint.StagePinned); err != nil {
+		return nil, err
+	}
+	err = s.openLink()
+	if errors.Is(err, ErrGone) { // its pin is all that is left of it
+		err = removeTree(filepath.Join(p.chainDir(d), "link"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.link == nil {
+		if err := s.createLink(plan.Mode, frags(members)); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Resume returns a revision that was staged by a process that died. The caller discards it, which also removes
+// it unless it was committed.
+func (p *Plane) Resume(d Device, revision uint64) (_ *Staged, err error) {
+	s := &Staged{plane: p, device: d, revision: revision}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.new, err = openDispatcher(p.revisionDir(d, revision)); err != nil {
+		return nil, err
+	}
+	if err := s.openLink(); err != nil {
+		return nil, err
+	}
+	if s.link == nil {
+		return nil, fmt.Errorf("%w: there is no pin of it", ErrGone)
+	}
+	return s, nil
+}
+
+// Commit makes packets go through the revision instead of the one before. It is one syscall.
+func (s *Staged) Commit() error {
+	if err := failpoint.Err(failpoint.CommitBefore); err != nil {
+		return err
+	}
+	// Traffic changes here: a compare-and-swap on the program of the interface's link.
+	if err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.new, Old: s.old, Flags: unix.BPF_F_REPLACE}); err != nil {
+		return swapError(err)
+	}
+	s.committed = true
+	return nil
+}
+
+// Revert points a committed revision's link back to what was before.
+func (s *Staged) Revert() error {
+	if !s.committed {
+		return nil
+	}
+	// Traffic changes here, back to the old program.
+	if err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.old, Old: s.new, Flags: unix.BPF_F_REPLACE}); err != nil {
+		return swapError(err)
+	}
+	s.committed = false
+	return nil
+}
+
+// Discard closes all descriptors, and removes what Stage made unless it was committed.
+func (s *Staged) Discard() error {
+	if s.committed {
+		return s.close()
+	}
+	var errs []error
+	if s.fresh && s.link != nil {
+		errs = append(errs, s.link.Detach(), removeTree(filepath.Join(s.plane.chainDir(s.device), "link")))
+	}
+	if s.fresh {
+		errs = append(errs, removeTree(s.plane.revisionDir(s.device, 0)))
+	}
+	errs = append(errs, s.close(), removeTree(s.plane.revisionDir(s.device, s.revision)))
+	if names, err := readDir(s.plane.chainDir(s.device)); err == nil && len(names) == 0 {
+		errs = append(errs, removeTree(s.plane.chainDir(s.device)))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Staged) close() error {
+	var errs []error
+	if s.link != nil {
+		errs = append(errs, s.link.Close())
+	}
+	errs = append(errs, s.new.Close(), s.old.Close()) // nil programs close well
+	s.link, s.new, s.old = nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// build loads and pins a revision's dispatcher. The caller closes it, and removes dir on an error.
+func (p *Plane) build(dir string, members []member, final chain.Verdict) (_ *ebpf.Program, err error) {
+	counters, err := newCounters()
+	if err != nil {
+		return nil, err
+	}
+	defer counters.Close()
+	if err := failpoint.Err(failpoint.StageDispatcher); err != nil {
+		return nil, err
+	}
+	prog, err := p.linker.link(dir, members, final, counters)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(counters.Pin(filepath.Join(dir, "counters")), prog.Pin(filepath.Join(dir, "dispatcher")))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pin dispatcher: %w", err), prog.Close())
+	}
+	return prog, nil
+}
+
+// openLink opens the device's pinned link, if it has one, and the program that it runs.
+func (s *Staged) openLink() error {
+	held, info, err := s.plane.openLink(s.device)
+	if held == nil || err != nil {
+		return err
+	}
+	s.link = held
+	revision, err := s.plane.findRevision(s.device, info.program)
+	if err != nil {
+		return err
+	}
+	s.old, err = openDispatcher(s.plane.revisionDir(s.device, revision))
+	return err
+}
+
+// createLink attaches a transparent program, as revision 0, and pins its link.
+func (s *Staged) createLink(mode chain.Mode, flags []uint32) error {
+	var flag uint32
+	for _, f := range flags {
+		flag |= f
+	}
+	s.fresh = true
+	dir := s.plane.revisionDir(s.device, 0)
+	if err := errors.Join(removeTree(dir), mkdir(dir)); err != nil {
+		return err
+	}
+	var err error
+	if s.old, err = newTransparent(flag); err != nil {
+		return err
+	}
+	if err := s.old.Pin(filepath.Join(dir, "dispatcher")); err != nil {
+		return fmt.Errorf("pin transparent program: %w", err)
+	}
+	if err := failpoint.Err(failpoint.StageLink); err != nil {
+		return err
+	}
+	if s.link, err = s.attach(mode); err != nil {
+		return err
+	}
+	if err := failpoint.Err(failpoint.StageAttached); err != nil {
+		return err
+	}
+	if err := s.link.Pin(filepath.Join(s.plane.chainDir(s.device), "link")); err != nil {
+		return fmt.Errorf("pin link: %w", err)
+	}
+	return nil
+}
+
+// attach puts the transparent program on the interface, natively unless generic is asked for, and with auto
+// generically where the driver refuses.
+func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
+	try := func(flags link.XDPAttachFlags) (xdpLink, error) {
+		return asXDP(link.AttachXDP(link.XDPOptions{Program: s.old, Interface: s.device.Ifindex, Flags: flags}))
+	}
+	if mode != chain.Generic {
+		held, err := try(link.XDPDriverMode)
+		if err == nil {
+			s.Actual = chain.Native
+			return held, nil
+		}
+		if mode == chain.Native || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+			return nil, attachError(chain.Native, err)
+		}
+		s.ModeReason = "the driver refuses native mode: " + err.Error()
+	}
+	held, err := try(link.XDPGenericMode)
+	if err != nil {
+		return nil, attachError(chain.Generic, err)
+	}
+	s.Actual = chain.Generic
+	return held, nil
+}
+
+func attachError(mode chain.Mode, err error) error {
+	facts := chain.Facts{"mode": string(mode), "error": err.Error()}
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%w: %v", ErrBusy, err)
+	case errors.Is(err, unix.ENODEV):
+		return chain.Errorf(chain.InterfaceNotFound, nil, "attach to the interface: %w", err)
+	case errors.Is(err, unix.EPERM):
+		return refused(chain.Kernel, nil, "attach to the interface", err)
+	case errors.Is(err, unix.ERANGE):
+		return chain.Errorf(chain.ModeUnsupported, facts,
+			"attach in %s mode: %w (its MTU is too large for a program without frags: lower the MTU, or build every member with SEC(\"xdp.frags\"), or take generic mode)", mode, err)
+	}
+	return chain.Errorf(chain.ModeUnsupported, facts, "attach in %s mode: %w (the driver refuses it; try mode auto or generic)", mode, err)
+}
+
+func swapError(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOLINK):
+		return fmt.Errorf("%w: %v", ErrGone, err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: %v", ErrForeign, err)
+	case errors.Is(err, unix.ERANGE):
+		return chain.Errorf(chain.ModeUnsupported, chain.Facts{"error": err.Error()},
+			"swap the interface's program: %w (its MTU is too large for a program without frags: build every member with SEC(\"xdp.frags\"))", err)
+	}
+	return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()}, "swap the interface's program: %w", err)
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/internal/failpoint"
+	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/store"
+)
+
+// Config says where a controller keeps what it keeps, and which linker it uses.
+type Config struct {
+	StateDir string // the folder of the store
+	BPFFS    string // the folder for pins, in a BPF FS
+	Linker   string // dispatcher.Auto, Freplace or Inline
+}
+
+// Controller makes all changes of one daemon. Its methods may be called from several goroutines.
+type Controller struct {
+	store *store.Store
+	plane *dispatcher.Plane
+	netns uint64
+	log   *slog.Logger
+
+	programs   locks // one for each program name; taken before those of interfaces
+	interfaces locks // one for each interface name
+
+	changes sync.RWMutex // held for reading by each change, for writing by Stop
+	stopped bool         // protected by changes
+
+	mu       sync.Mutex                    // protects the two below
+	objects  map[uint64]*dispatcher.Object // parsed, by program id
+	problems map[string]string             // what is wrong, by interface
+}
+
+// Open opens the store and the folder for pins, and holds both until Stop or Close. What runs is not touched.
+func Open(cfg Config, log *slog.Logger) (_ *Controller, err error) {
+	netns, exact, err := netif.NetnsCookie()
+	if err != nil {
+		return nil, fmt.Errorf("identify the network namespace: %w", err)
+	}
+	if !exact {
+		log.Warn("the kernel has no network namespace cookies (Linux 5.14), taking the inode, which may be reused", "netns", netns)
+	}
+	st, err := store.Open(storePath(cfg))
+	if err != nil {
+		return nil, err
+	}
+	plane, err := dispatcher.Open(cfg.BPFFS, cfg.Linker)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return &Controller{
+		store: st, plane: plane, netns: netns, log: log,
+		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{},
+	}, nil
+}
+
+// Close lets go of everything and changes nothing: what runs goes on.
+func (c *Controller) Close() error {
+	return errors.Join(c.plane.Close(), c.store.Close())
+}
+
+// Stop waits for the change that is being made, refuses further ones, takes everything out of the kernel and
+// closes. Persistent programs stay in the store. It goes on over errors and returns all of them. If the change
+// does not end before the context does, nothing is taken out.
+func (c *Controller) Stop(ctx context.Context) error {
+	idle := make(chan struct{})
+	go func() {
+		c.changes.Lock()
+		c.stopped = true
+		c.changes.Unlock()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(ctx))
+	}
+	err := forget(c.store, c.settle)
+	failpoint.Hit(failpoint.StopSaved)
+	return errors.Join(err, c.plane.Teardown(), c.Close())
+}
+
+// Teardown does what Stop does where no daemon runs. A store that cannot be read does not keep it from
+// clearing the kernel. It fails with dispatcher.ErrTaken when a daemon runs.
+func Teardown(_ context.Context, cfg Config, log *slog.Logger) error {
+	c := &Controller{log: log}
+	if _, err := os.Lstat(cfg.BPFFS); errors.Is(err, os.ErrNotExist) {
+		log.Info("there is nothing in the kernel", "bpffs", cfg.BPFFS)
+		return c.forgetFile(cfg, nil)
+	}
+	var err error
+	if c.plane, err = dispatcher.OpenForTeardown(cfg.BPFFS); err != nil {
+		return err
+	}
+	c.netns, _, err = netif.NetnsCookie()
+	return errors.Join(err, c.forgetFile(cfg, c.settle), c.plane.Teardown(), c.plane.Close())
+}
+
+func storePath(cfg Config) string { return filepath.Join(cfg.StateDir, "xdpd.db") }
+
+func (c *Controller) forgetFile(cfg Config, settle func(*store.Chain) error) error {
+	if _, err := os.Stat(storePath(cfg)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	st, err := store.Open(storePath(cfg))
+	if err != nil {
+		return err
+	}
+	return errors.Join(forget(st, settle), st.Close())
+}
+
+// forget makes the store hold what shall be back at the next start: persistent programs and their places.
+// settle, if not nil, adds to a chain's totals what is only counted in the kernel.
+func forget(st *store.Store, settle func(*store.Chain) error) error {
+	programs, err := st.Programs()
+	if err != nil {
+		return err
+	}
+	chains, err := st.Chains()
+	if err != nil {
+		return err
+	}
+	var change store.Change
+	var errs []error
+	var gone []string
+	for _, p := range programs {
+		if p.Lifetime != string(Persistent) {
+			gone = append(gone, p.Name)
+		}
+	}
+	change.DeletePrograms = gone
+	for _, rec := range chains {
+		if settle != nil {
+			errs = append(errs, settle(&rec))
+		}
+		rec.Revisions = nil
+		for _, name := range gone {
+			if rec.Chain.Index(name) >= 0 {
+				if rec.Chain, err = rec.Chain.Remove(name); err != nil {
+					return err
+				}
+			}
+			delete(rec.Totals, name)
+		}
+		if len(rec.Chain.Members) == 0 {
+			change.DeleteChains = append(change.DeleteChains, rec.Interface)
+		} else {
+			change.PutChains = append(change.PutChains, rec)
+		}
+	}
+	return errors.Join(append(errs, st.Save(change))...)
+}
+
+// begin admits a change; the caller calls the function that it returns when the change is over.
+func (c *Controller) begin() (func(), error) {
+	c.changes.RLock()
+	if c.stopped {
+		c.changes.RUnlock()
+		return nil, chain.Errorf(chain.Stopping, nil, "the daemon is stopping")
+	}
+	return c.changes.RUnlock, nil
+}
+
+// object returns the parsed object of a program that the store knows.
+func (c *Controller) object(p store.Program) (*dispatcher.Object, error) {
+	c.mu.Lock()
+	o := c.objects[p.ID]
+	c.mu.Unlock()
+	if o != nil {
+		return o, nil
+	}
+	data, err := c.store.Object(p.Object)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if o, err = dispatcher.ParseObject(data, p.Function); err != nil {
+		return nil, fmt.Errorf("object of program %q in the store: %w", p.Name, err)
+	}
+	c.remember(p.ID, o)
+	return o, nil
+}
+
+func (c *Controller) remember(id uint64, o *dispatcher.Object) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o == nil {
+		delete(c.objects, id)
+	} else {
+		c.objects[id] = o
+	}
+}
+
+// setProblem notes what is wrong with an interface; nothing, if the text is empty.
+func (c *Controller) setProblem(iface, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if text == "" {
+		delete(c.problems, iface)
+	} else {
+		c.problems[iface] = text
+	}
+}
+
+func storeError(err error) error {
+	return chain.Errorf(chain.StoreFailed, chain.Facts{"error": err.Error()},
+		"the store of the daemon failed: %w (nothing was changed; look at its disk)", err)
+}
+
+// bootID is the kernel's name for the time since it was booted.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

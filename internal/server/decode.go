@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/control"
+)
+
+// invalid is the refusal of a field, named as a client writes it.
+func invalid(field, format string, args ...any) error {
+	return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": field}, "%s: %s", field, fmt.Sprintf(format, args...))
+}
+
+func decodeAdd(req *xdpdv1.AddProgramRequest, owner uint32) (add control.AddRequest, err error) {
+	if err := known(req.ProtoReflect(), ""); err != nil {
+		return add, err
+	}
+	object := req.GetObject()
+	if len(object) > maxObject {
+		return add, chain.Errorf(chain.ObjectTooLarge,
+			chain.Facts{"size": strconv.Itoa(len(object)), "limit": strconv.Itoa(maxObject)},
+			"object: it has %d bytes, at most %d (16 MiB) are taken", len(object), maxObject)
+	}
+	if len(object) == 0 {
+		return add, invalid("object", "it is empty")
+	}
+	add = control.AddRequest{
+		Name: req.GetName(), Object: object, Function: req.GetFunction(),
+		Interfaces: req.GetInterfaces(), Priority: req.Priority, OwnerUID: owner,
+	}
+	if err := bounded("name", add.Name); err != nil {
+		return add, err
+	}
+	if err := bounded("function", add.Function); err != nil {
+		return add, err
+	}
+	if len(add.Interfaces) == 0 {
+		return add, invalid("interfaces", "name at least one")
+	}
+	if err := checkInterfaces(add.Interfaces); err != nil {
+		return add, err
+	}
+	if add.Position, err = decodePosition("position", req.GetPosition()); err != nil {
+		return add, err
+	}
+	if add.ProceedOn, err = decodeProceedOn("proceed_on", req.GetProceedOn()); err != nil {
+		return add, err
+	}
+	if add.Mode, err = decodeMode(req.GetMode()); err != nil {
+		return add, err
+	}
+	add.Lifetime, err = decodeLifetime(req.GetLifetime())
+	return add, err
+}
+
+func decodeRemove(req *xdpdv1.RemoveProgramRequest) (name string, interfaces []string, err error) {
+	if err := known(req.ProtoReflect(), ""); err != nil {
+		return "", nil, err
+	}
+	if err := given("name", req.GetName()); err != nil {
+		return "", nil, err
+	}
+	return req.GetName(), req.GetInterfaces(), checkInterfaces(req.GetInterfaces())
+}
+
+func decodeUpdates(req *xdpdv1.UpdateMembersRequest) ([]control.Update, error) {
+	if err := known(req.ProtoReflect(), ""); err != nil {
+		return nil, err
+	}
+	if n := len(req.GetUpdates()); n == 0 || n > maxUpdates {
+		return nil, invalid("updates", "there are %d, want 1 to %d", n, maxUpdates)
+	}
+	updates := make([]control.Update, len(req.GetUpdates()))
+	for i, u := range req.GetUpdates() {
+		var err error
+		if updates[i], err = decodeUpdate(fmt.Sprintf("updates[%d].", i), u); err != nil {
+			return nil, err
+		}
+	}
+	return updates, nil
+}
+
+func decodeUpdate(in string, u *xdpdv1.MemberUpdate) (update control.Update, err error) {
+	update = control.Update{Program: u.GetProgram(), Interface: u.GetInterface(), Priority: u.Priority, Enabled: u.Enabled}
+	if err := given(in+"program", update.Program); err != nil {
+		return update, err
+	}
+	if update.Interface != "" {
+		if err := checkInterface(in+"interface", update.Interface); err != nil {
+			return update, err
+		}
+	}
+	if update.Position, err = decodePosition(in+"position", u.GetPosition()); err != nil {
+		return update, err
+	}
+	update.ProceedOn, err = decodeProceedOn(in+"proceed_on", u.GetProceedOn())
+	return update, err
+}
+
+func decodePosition(field string, p *xdpdv1.Position) (chain.Position, error) {
+	if p == nil {
+		return chain.Position{}, nil
+	}
+	switch place := p.GetPlace().(type) {
+	case *xdpdv1.Position_First:
+		if place.First {
+			return chain.Position{First: true}, nil
+		}
+		return chain.Position{}, invalid(field+".first", "it can only be true; leave the position out for none")
+	case *xdpdv1.Position_Last:
+		if place.Last {
+			return chain.Position{Last: true}, nil
+		}
+		return chain.Position{}, invalid(field+".last", "it can only be true; leave the position out for none")
+	case *xdpdv1.Position_Before:
+		return chain.Position{Before: place.Before}, given(field+".before", place.Before)
+	case *xdpdv1.Position_After:
+		return chain.Position{After: place.After}, given(field+".after", place.After)
+	}
+	return chain.Position{}, invalid(field, "give first, last, before or after, or leave it out")
+}
+
+func decodeProceedOn(field string, p *xdpdv1.ProceedOn) (*chain.ProceedOn, error) {
+	if p == nil {
+		return nil, nil //nolint:nilnil // nil stands for "not given"
+	}
+	if n := len(p.GetVerdicts()); n > maxVerdicts {
+		return nil, invalid(field+".verdicts", "there are %d, at most %d are taken", n, maxVerdicts)
+	}
+	var set chain.ProceedOn
+	for i, v := range p.GetVerdicts() {
+		if v <= xdpdv1.Verdict_VERDICT_UNSPECIFIED || v > xdpdv1.Verdict_VERDICT_REDIRECT {
+			return nil, invalid(fmt.Sprintf("%s.verdicts[%d]", field, i), "there is no verdict %d", v)
+		}
+		set |= chain.Of(chain.Verdict(v - xdpdv1.Verdict_VERDICT_ABORTED))
+	}
+	return &set, nil
+}
+
+func decodeMode(m xdpdv1.Mode) (chain.Mode, error) {
+	switch m {
+	case xdpdv1.Mode_MODE_UNSPECIFIED:
+		return "", nil
+	case xdpdv1.Mode_MODE_AUTO:
+		return chain.Auto, nil
+	case xdpdv1.Mode_MODE_NATIVE:
+		return chain.Native, nil
+	case xdpdv1.Mode_MODE_GENERIC:
+		return chain.Generic, nil
+	}
+	return "", invalid("mode", "there is no mode %d", m)
+}
+
+func decodeLifetime(l xdpdv1.Lifetime) (control.Lifetime, error) {
+	switch l {
+	case xdpdv1.Lifetime_LIFETIME_UNSPECIFIED:
+		return "", nil
+	case xdpdv1.Lifetime_LIFETIME_DAEMON:
+		return control.Daemon, nil
+	case xdpdv1.Lifetime_LIFETIME_PERSISTENT:
+		return control.Persistent, nil
+	}
+	return "", invalid("lifetime", "there is no lifetime %d", l)
+}
+
+func checkInterfaces(names []string) error {
+	if len(names) > maxInterfaces {
+		return invalid("interfaces", "there are %d, at most %d are taken", len(names), maxInterfaces)
+	}
+	seen := make(map[string]int, len(names))
+	for i, name := range names {
+		field := fmt.Sprintf("interfaces[%d]", i)
+		if err := checkInterface(field, name); err != nil {
+			return err
+		}
+		if before, twice := seen[name]; twice {
+			return invalid(field, "%q is interfaces[%d] already", name, before)
+		}
+		seen[name] = i
+	}
+	return nil
+}
+
+func checkInterface(field, name string) error {
+	if err := given(field, name); err != nil {
+		return err
+	}
+	if len(name) >= unix.IFNAMSIZ {
+		return invalid(field, "%q has %d bytes, the name of an interface has at most %d", name, len(name), unix.IFNAMSIZ-1)
+	}
+	return nil
+}
+
+func given(field, value string) error {
+	if value == "" {
+		return invalid(field, "it is empty")
+	}
+	return bounded(field, value)
+}
+
+func bounded(field, value string) error {
+	if len(value) > maxString {
+		return invalid(field, "it has %d bytes, at most %d are taken", len(value), maxString)
+	}
+	return nil
+}
+
+// known refuses fields that this version does not know, in m and all below it. A newer client may rely on them
+// to limit what a change does; to ignore them would do more than was asked for.
+func known(m protoreflect.Message, in string) (err error) {
+	if raw := m.GetUnknown(); len(raw) > 0 {
+		where := "request"
+		if in != "" {
+			where = in
+		}
+		return invalid(where, "it has fields that this version of the daemon does not know; the client is newer")
+	}
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		path := string(fd.Name())
+		if in != "" {
+			path = in + "." + path
+		}
+		switch {
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := range v.List().Len() {
+				if err = known(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", path, i)); err != nil {
+					return false
+				}
+			}
+		default:
+			err = known(v.Message(), path)
+		}
+		return err == nil
+	})
+	return err
+}

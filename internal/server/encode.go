@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/control"
+)
+
+func encodeProgram(p control.Program) *xdpdv1.Program {
+	return &xdpdv1.Program{
+		Name: p.Name, Id: p.ID, Function: p.Function, ObjectSha256: p.SHA256, ObjectSize: p.Size,
+		Lifetime: encodeLifetime(p.Lifetime), Interfaces: p.Interfaces, Maps: each(p.Maps, encodeMap),
+		KernelId: p.KernelID, Added: timestamppb.New(p.Added), OwnerUid: p.OwnerUID,
+	}
+}
+
+func encodeMap(m control.Map) *xdpdv1.Map {
+	return &xdpdv1.Map{
+		Name: m.Name, Pin: m.Pin, KernelId: m.KernelID, Type: m.Type,
+		KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.MaxEntries,
+	}
+}
+
+func encodeChain(c control.Chain) *xdpdv1.Chain {
+	return &xdpdv1.Chain{
+		Interface: c.Interface, Ifindex: uint32(c.Ifindex), Revision: c.Revision,
+		Mode: encodeMode(c.Mode), ActualMode: encodeMode(c.Actual), ModeReason: c.ModeReason,
+		FinalVerdict: encodeVerdict(c.Final), Members: each(c.Members, encodeMember),
+		Linker: encodeLinker(c.Linker), KernelId: c.KernelID, LinkId: c.LinkID,
+		Packets: c.Packets, PacketsEnd: c.End,
+	}
+}
+
+func encodeMember(m control.Member) *xdpdv1.Member {
+	e := &xdpdv1.Member{
+		Program: m.Program, Priority: m.Priority, ProceedOn: encodeProceedOn(m.ProceedOn), Enabled: !m.Disabled,
+		Counters: encodeCounts(m.Counts),
+	}
+	if m.Slot >= 0 {
+		slot := uint32(m.Slot)
+		e.Slot = &slot
+	}
+	return e
+}
+
+func encodeCounts(c chain.Counts) *xdpdv1.MemberCounters {
+	e := &xdpdv1.MemberCounters{
+		Seen: c.Seen, PassedOn: c.PassedOn,
+		EndedAborted: c.Ended[chain.Aborted], EndedDrop: c.Ended[chain.Drop], EndedPass: c.Ended[chain.Pass],
+		EndedTx: c.Ended[chain.Tx], EndedRedirect: c.Ended[chain.Redirect],
+	}
+	// Classes above it are not used; should one count nevertheless, the sum stays right.
+	for _, n := range c.Ended[chain.ClassOther:] {
+		e.EndedOther += n
+	}
+	return e
+}
+
+func encodeStatus(s control.Status) *xdpdv1.GetStatusResponse {
+	return &xdpdv1.GetStatusResponse{
+		Kernel: s.Kernel, Linker: encodeLinker(s.Linker), LinkerReason: s.LinkerReason,
+		Probes: each(s.Probes, func(p control.Probe) *xdpdv1.Probe {
+			return &xdpdv1.Probe{Name: p.Name, Works: p.Works, Reason: p.Reason}
+		}),
+		Bpffs: s.BPFFS, Programs: uint32(s.Programs), Chains: uint32(s.Chains), Problems: s.Problems,
+	}
+}
+
+func encodeVerdict(v chain.Verdict) xdpdv1.Verdict {
+	if v > chain.Redirect {
+		return xdpdv1.Verdict_VERDICT_UNSPECIFIED
+	}
+	return xdpdv1.Verdict_VERDICT_ABORTED + xdpdv1.Verdict(v)
+}
+
+func encodeProceedOn(p chain.ProceedOn) []xdpdv1.Verdict { return each(p.Verdicts(), encodeVerdict) }
+
+func encodeMode(m chain.Mode) xdpdv1.Mode {
+	switch m {
+	case chain.Auto:
+		return xdpdv1.Mode_MODE_AUTO
+	case chain.Native:
+		return xdpdv1.Mode_MODE_NATIVE
+	case chain.Generic:
+		return xdpdv1.Mode_MODE_GENERIC
+	}
+	return xdpdv1.Mode_MODE_UNSPECIFIED
+}
+
+func encodeLifetime(l control.Lifetime) xdpdv1.Lifetime {
+	switch l {
+	case control.Daemon:
+		return xdpdv1.Lifetime_LIFETIME_DAEMON
+	case control.Persistent:
+		return xdpdv1.Lifetime_LIFETIME_PERSISTENT
+	}
+	return xdpdv1.Lifetime_LIFETIME_UNSPECIFIED
+}
+
+func encodeLinker(l string) xdpdv1.Linker {
+	switch l {
+	case "freplace":
+		return xdpdv1.Linker_LINKER_FREPLACE
+	case "inline":
+		return xdpdv1.Linker_LINKER_INLINE
+	}
+	return xdpdv1.Linker_LINKER_UNSPECIFIED
+}
+
+func each[A, B any](in []A, f func(A) B) []B {
+	out := make([]B, len(in))
+	for i, a := range in {
+		out[i] = f(a)
+	}
+	return out
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/chain"
+)
+
+// errStopping is what requests get once the gate is closed.
+var errStopping = chain.Errorf(chain.Stopping, nil, "the daemon is stopping")
+
+// unary wraps every call: it refuses them when stopping, survives their panics, turns their errors into
+// statuses, and writes one line about each into the log.
+func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, g.panicked(info.FullMethod, p)
+		}
+		if err != nil {
+			resp, err = nil, toStatus(err).Err()
+		}
+		g.write(ctx, info.FullMethod, time.Since(start), err)
+	}()
+	if g.isClosed() {
+		return nil, errStopping
+	}
+	return handler(ctx, req)
+}
+
+// stream does the same for streams (health and reflection have some), and ends them when the gate closes.
+func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	start := time.Now()
+	ctx, cancel := context.WithCancel(ss.Context())
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = g.panicked(info.FullMethod, p)
+		}
+		if err != nil && g.isClosed() {
+			err = errStopping
+		}
+		if err != nil {
+			err = toStatus(err).Err()
+		}
+		g.write(ctx, info.FullMethod, time.Since(start), err)
+	}()
+	if g.isClosed() {
+		return errStopping
+	}
+	s := &stoppable{ServerStream: ss, ctx: ctx, closed: g.closed}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-g.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	defer func() { cancel(); <-watched }()
+	return handler(srv, s)
+}
+
+// stoppable is a stream that ends when closed does.
+type stoppable struct {
+	grpc.ServerStream
+	ctx    context.Context //nolint:containedctx // grpc.ServerStream carries its context
+	closed <-chan struct{}
+}
+
+func (s *stoppable) Context() context.Context { return s.ctx }
+
+// RecvMsg must not be called again after an error: m then belongs to a receive that ends with the stream.
+func (s *stoppable) RecvMsg(m any) error {
+	got := make(chan error, 1)
+	go func() { got <- s.ServerStream.RecvMsg(m) }()
+	select {
+	case err := <-got:
+		return err
+	case <-s.closed:
+		return errStopping
+	}
+}
+
+func (g *gate) panicked(method string, p any) error {
+	g.log.Error("a request made the daemon panic: please report this", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, "the daemon has a bug: its log tells where")
+}
+
+// write logs mutations at info, reads at debug, and what counts as a bug at error.
+func (g *gate) write(ctx context.Context, method string, took time.Duration, err error) {
+	level := slog.LevelDebug
+	if mutates(method) {
+		level = slog.LevelInfo
+	}
+	attrs := []slog.Attr{slog.String("method", method[strings.LastIndexByte(method, '/')+1:])}
+	if p, ok := fromPeer(ctx); ok {
+		attrs = append(attrs, slog.Uint64("uid", uint64(p.UID)), slog.Int("pid", int(p.PID)))
+	}
+	attrs = append(attrs, slog.Duration("took", took))
+	if err == nil {
+		attrs = append(attrs, slog.String("outcome", "ok"))
+	} else {
+		st := status.Convert(err)
+		attrs = append(attrs, slog.String("outcome", outcome(st)), slog.String("error", st.Message()))
+		if st.Code() == codes.Internal {
+			level = slog.LevelError
+		}
+	}
+	g.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+func mutates(method string) bool {
+	switch method {
+	case xdpdv1.XdpdService_AddProgram_FullMethodName, xdpdv1.XdpdService_RemoveProgram_FullMethodName,
+		xdpdv1.XdpdService_UpdateMembers_FullMethodName:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package server is the daemon's gRPC face: it decodes and validates requests, hands them to the controller, and
+// turns answers and errors into messages and statuses. It decides nothing about chains.
+//
+// It imports grpc and the API's generated code (and is the only package of the daemon that does), and control
+// and chain for the types it hands on.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/internal/control"
+)
+
+// Bounds of what one client can ask for. An object is at most maxObject; messages may be larger than that so
+// that the refusal is ours, with a reason and the limit.
+const (
+	maxObject     = 16 << 20
+	maxMessage    = 20 << 20
+	maxHeaders    = 64 << 10
+	maxStreams    = 64
+	maxInterfaces = 1024
+	maxUpdates    = 4096
+	maxVerdicts   = 32
+	maxString     = 255
+)
+
+// Controller makes changes and tells what there is; control.Controller is one. Its errors are what the
+// package turns into statuses: chain.Error, context errors, or others, which count as bugs.
+type Controller interface {
+	AddProgram(ctx context.Context, req control.AddRequest) (control.Program, []control.Chain, error)
+	RemoveProgram(ctx context.Context, name string, interfaces []string) (chains []control.Chain, unloaded bool, err error)
+	UpdateMembers(ctx context.Context, updates []control.Update) ([]control.Chain, error)
+	Programs(ctx context.Context) ([]control.Program, error)
+	Program(ctx context.Context, name string) (control.Program, error)
+	Chains(ctx context.Context) ([]control.Chain, error)
+	Chain(ctx context.Context, iface string) (control.Chain, error)
+	Status(ctx context.Context) (control.Status, error)
+}
+
+// Server serves the API. A new one is not ready: health says NOT_SERVING until SetReady.
+type Server struct {
+	grpc   *grpc.Server
+	health *health.Server
+	gate   *gate
+}
+
+// Info is what GetStatus tells beside what the controller knows.
+type Info struct {
+	Version  string
+	StateDir string
+}
+
+// New makes a server over a controller. GetStatus tells info, and the time of the call as that of the start.
+func New(c Controller, info Info, log *slog.Logger) *Server {
+	g := &gate{log: log, closed: make(chan struct{})}
+	s := &Server{
+		gate:   g,
+		health: health.NewServer(),
+		grpc: grpc.NewServer(
+			grpc.Creds(peerCredentials{}),
+			grpc.ChainUnaryInterceptor(g.unary),
+			grpc.ChainStreamInterceptor(g.stream),
+			grpc.MaxRecvMsgSize(maxMessage),
+			grpc.MaxHeaderListSize(maxHeaders),
+			grpc.MaxConcurrentStreams(maxStreams),
+			grpc.ConnectionTimeout(10*time.Second),
+			grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		),
+	}
+	xdpdv1.RegisterXdpdServiceServer(s.grpc, &service{control: c, info: info, started: time.Now()})
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)
+	return s
+}
+
+// SetReady makes health say SERVING, for the daemon ("") and for the service.
+func (s *Server) SetReady() { s.setHealth(healthv1.HealthCheckResponse_SERVING) }
+
+func (s *Server) setHealth(to healthv1.HealthCheckResponse_ServingStatus) {
+	s.health.SetServingStatus("", to)
+	s.health.SetServingStatus(xdpdv1.XdpdService_ServiceDesc.ServiceName, to)
+}
+
+// Serve answers on lis until GracefulStop, and then returns nil. It takes ownership of lis.
+func (s *Server) Serve(lis net.Listener) error {
+	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve on %s: %w", lis.Addr(), err)
+	}
+	return nil
+}
+
+// GracefulStop takes no further requests (health says NOT_SERVING, requests get STOPPING), ends streams, and
+// waits for the requests in flight. When ctx ends first it cancels them, closes all connections and returns an
+// error. In any case the listener is closed, and with it the socket's file is gone.
+func (s *Server) GracefulStop(ctx context.Context) error {
+	s.health.Shutdown()
+	s.gate.close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.grpc.Stop()
+		return fmt.Errorf("wait for the requests in flight: %w", context.Cause(ctx))
+	}
+}
+
+// gate is what every request goes through: it lets none in once it is closed.
+type gate struct {
+	log    *slog.Logger
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (g *gate) close() { g.once.Do(func() { close(g.closed) }) }
+
+func (g *gate) isClosed() bool {
+	select {
+	case <-g.closed:
+		return true
+	default:
+		return false
+	}
+}

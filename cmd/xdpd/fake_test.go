@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/xdpd/xdpd/internal/control"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a controller and the rest of a daemon; it keeps in steps what was called.
+type fake struct {
+	controller                     // nil: what a test does not expect panics
+	openErr, reconcileErr, stopErr error
+	closeErr, verifyErr            error
+	reconciling                    chan struct{} // not nil: Reconcile says here that it waits for its context
+	block                          chan struct{} // not nil: AddProgram waits for it
+	added                          chan struct{}
+	deaf                           chan struct{} // not nil: Status answers when it is closed
+	cfg                            control.Config
+
+	mu    sync.Mutex // protects steps
+	steps []string
+}
+
+func (f *fake) step(s string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.steps = append(f.steps, s)
+}
+
+func (f *fake) did(t *testing.T, want ...string) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Equal(f.steps, want) {
+		t.Errorf("the daemon did %q, want %q", f.steps, want)
+	}
+}
+
+func (f *fake) Reconcile(ctx context.Context) error {
+	f.step("reconcile")
+	if f.reconciling != nil {
+		close(f.reconciling)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.reconcileErr
+}
+
+func (f *fake) Stop(ctx context.Context) error {
+	f.step("stop")
+	return errors.Join(f.stopErr, ctx.Err())
+}
+
+func (f *fake) Close() error { f.step("close"); return f.closeErr }
+
+func (f *fake) Status(context.Context) (control.Status, error) {
+	if f.deaf != nil {
+		<-f.deaf
+		return control.Status{}, context.DeadlineExceeded
+	}
+	return control.Status{Linker: "inline", Programs: 3, Chains: 2, Problems: []string{"a problem"}}, nil
+}
+
+func (f *fake) AddProgram(context.Context, control.AddRequest) (control.Program, []control.Chain, error) {
+	f.added <- struct{}{}
+	<-f.block
+	f.step("added")
+	return control.Program{}, nil, nil
+}
+
+func (f *fake) daemon() daemon {
+	return daemon{
+		open: func(cfg control.Config, _ *slog.Logger) (controller, error) {
+			f.cfg = cfg
+			if f.openErr != nil {
+				return nil, f.openErr
+			}
+			return f, nil
+		},
+		teardown: func(_ context.Context, cfg control.Config, _ *slog.Logger) error {
+			f.step("teardown")
+			f.cfg = cfg
+			return f.stopErr
+		},
+		verify:  func(context.Context) error { f.step("verify"); return f.verifyErr },
+		replace: func() error { f.step("replace"); return errors.New("this is a test") },
+	}
+}
+
+// buffer is a writer for several goroutines that can wait for a text.
+type buffer struct {
+	mu      sync.Mutex // protects buf
+	buf     bytes.Buffer
+	written chan struct{}
+}
+
+func newBuffer() *buffer { return &buffer{written: make(chan struct{}, 1)} }
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.written <- struct{}{}:
+	default:
+	}
+	return b.buf.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (b *buffer) wait(t *testing.T, text string) {
+	t.Helper()
+	limit := time.After(10 * time.Second)
+	for !strings.Contains(b.String(), text) {
+		select {
+		case <-b.written:
+		case <-limit:
+			t.Fatalf("%q was not written; there is\n%s", text, b)
+		}
+	}
+}
+
+// manager stands in for systemd: it listens where NOTIFY_SOCKET leads.
+type manager struct{ conn *net.UnixConn }
+
+func newManager(t *testing.T) *manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	return &manager{conn}
+}
+
+// next returns the next message; "" when none comes within the time.
+func (m *manager) next(t *testing.T, within time.Duration) string {
+	t.Helper()
+	if err := m.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1000)
+	n, err := m.conn.Read(buf)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+)
+
+// started is a daemon that runs in the test's process; signals to the process are signals to it.
+type started struct {
+	fake   *fake
+	socket string
+	stderr *buffer
+	exit   chan int
+}
+
+func launch(t *testing.T, f *fake) *started {
+	t.Helper()
+	dir := t.TempDir()
+	s := &started{fake: f, socket: filepath.Join(dir, "s"), stderr: newBuffer(), exit: make(chan int, 1)}
+	args := []string{"serve", "--config", emptyFile(t), "--socket", s.socket, "--log-format=text"}
+	go func() { s.exit <- run(context.Background(), f.daemon(), args, noEnv, s.stderr, s.stderr) }()
+	return s
+}
+
+func (s *started) ends(t *testing.T, want int) {
+	t.Helper()
+	select {
+	case got := <-s.exit:
+		if got != want {
+			t.Errorf("exit code %d, want %d\n%s", got, want, s.stderr)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the daemon does not end\n%s", s.stderr)
+	}
+	if _, err := os.Lstat(s.socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func raise(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *started) client(t *testing.T) xdpdv1.XdpdServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return xdpdv1.NewXdpdServiceClient(conn)
+}
+
+func TestStartAndStop(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		m := newManager(t)
+		s := launch(t, &fake{})
+		if got := m.next(t, 10*time.Second); got != "READY=1\nSTATUS=3 programs in 2 chains, linker inline" {
+			t.Errorf("the first message is %q", got)
+		}
+		s.stderr.wait(t, "a problem")
+		if _, err := s.client(t).GetStatus(t.Context(), &xdpdv1.GetStatusRequest{}); err != nil {
+			t.Errorf("not ready at READY=1: %v", err)
+		}
+		raise(t, sig)
+		if got := m.next(t, 10*time.Second); got != "STOPPING=1" {
+			t.Errorf("the second message is %q", got)
+		}
+		s.ends(t, exitOK)
+		s.fake.did(t, "reconcile", "stop")
+	}
+}
+
+func TestStopLetsARequestFinish(t *testing.T) {
+	f := &fake{block: make(chan struct{}), added: make(chan struct{}, 1)}
+	s := launch(t, f)
+	s.stderr.wait(t, "msg=ready")
+	api := s.client(t)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := api.AddProgram(context.Background(), &xdpdv1.AddProgramRequest{Object: []byte{1}, Interfaces: []string{"a"}})
+		answer <- err
+	}()
+	<-f.added
+	raise(t, syscall.SIGTERM)
+	s.stderr.wait(t, "msg=stopping ")
+	for range 3 {
+		raise(t, syscall.SIGTERM)
+		s.stderr.wait(t, "stopping already")
+	}
+	raise(t, syscall.SIGHUP)
+	s.stderr.wait(t, "on the way out already")
+	f.did(t, "reconcile")
+	close(f.block)
+	if err := <-answer; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	s.ends(t, exitOK)
+	f.did(t, "reconcile", "added", "stop")
+}
+
+func TestStopWhileStarting(t *testing.T) {
+	f := &fake{reconciling: make(chan struct{})}
+	s := launch(t, f)
+	<-f.reconciling
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitOK)
+	f.did(t, "reconcile", "stop")
+}
+
+func TestErrorsOfStart(t *testing.T) {
+	boom := errors.New("boom")
+	for _, tc := range []struct {
+		fake  *fake
+		steps []string
+	}{
+		{&fake{openErr: boom}, nil},
+		{&fake{reconcileErr: boom}, []string{"reconcile", "close"}},
+	} {
+		s := launch(t, tc.fake)
+		s.ends(t, exitRuntime)
+		tc.fake.did(t, tc.steps...)
+		if !strings.Contains(s.stderr.String(), "boom") {
+			t.Errorf("the error is not told: %s", s.stderr)
+		}
+	}
+}
+
+// TestSocketTaken: what runs goes on running when the daemon cannot serve.
+func TestSocketTaken(t *testing.T) {
+	taken := filepath.Join(t.TempDir(), "s")
+	lis, err := net.Listen("unix", taken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	f := &fake{}
+	stderr := newBuffer()
+	if code := run(t.Context(), f.daemon(), []string{"serve", "--config", emptyFile(t), "--socket", taken}, noEnv, stderr, stderr); code != exitRuntime {
+		t.Errorf("exit code %d", code)
+	}
+	f.did(t, "reconcile", "close")
+	if !strings.Contains(stderr.String(), "running already") {
+		t.Errorf("stderr: %s", stderr)
+	}
+}
+
+func TestErrorOfStop(t *testing.T) {
+	f := &fake{stopErr: errors.New("a pin is stuck")}
+	s := launch(t, f)
+	s.stderr.wait(t, "msg=ready")
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitRuntime)
+	if !strings.Contains(s.stderr.String(), "a pin is stuck") {
+		t.Errorf("the error is not told: %s", s.stderr)
+	}
+}
+
+func TestReload(t *testing.T) {
+	m := newManager(t)
+	s := launch(t, &fake{})
+	m.next(t, 10*time.Second) // READY=1
+	raise(t, syscall.SIGHUP)
+	if got := m.next(t, 10*time.Second); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Errorf("the message is %q", got)
+	}
+	s.ends(t, exitRuntime) // as the fake does not replace the process
+	s.fake.did(t, "reconcile", "verify", "close", "replace")
+}
+
+func TestReloadThatIsRefused(t *testing.T) {
+	m := newManager(t)
+	s := launch(t, &fake{verifyErr: errors.New("line 3 is wrong")})
+	m.next(t, 10*time.Second) // READY=1
+	raise(t, syscall.SIGHUP)
+	m.next(t, 10*time.Second) // RELOADING=1
+	if got := m.next(t, 10*time.Second); got != "READY=1" {
+		t.Errorf("the message is %q", got)
+	}
+	s.stderr.wait(t, "line 3 is wrong")
+	if _, err := s.client(t).GetStatus(t.Context(), &xdpdv1.GetStatusRequest{}); err != nil {
+		t.Errorf("the daemon does not serve on: %v", err)
+	}
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitOK)
+	s.fake.did(t, "reconcile", "verify", "stop")
+}
+
+func TestWatchdog(t *testing.T) {
+	m := newManager(t)
+	t.Setenv("WATCHDOG_USEC", fmt.Sprint((100 * time.Millisecond).Microseconds()))
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	s := launch(t, &fake{})
+	m.next(t, 10*time.Second) // READY=1
+	for range 3 {
+		if got := m.next(t, 10*time.Second); got != "WATCHDOG=1" {
+			t.Errorf("the message is %q", got)
+		}
+	}
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitOK)
+}
+
+func TestWatchdogIsNotToldOfADeafController(t *testing.T) {
+	m := newManager(t)
+	t.Setenv("WATCHDOG_USEC", fmt.Sprint((100 * time.Millisecond).Microseconds()))
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	f := &fake{deaf: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	log := newBuffer()
+	done := make(chan error, 1)
+	go func() { done <- watchdog(ctx, f, newLogger(defaults(), log, noEnv)) }()
+	if got := m.next(t, 300*time.Millisecond); got != "" {
+		t.Errorf("the message is %q, want none", got)
+	}
+	close(f.deaf)
+	log.wait(t, "does not answer")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLogThatNobodyReads(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	ctx, o := obey(t.Context(), func(context.Context) error { return nil }, newLogger(defaults(), newBuffer(), noEnv))
+	defer o.release()
+	r.Close()
+	raise(t, syscall.SIGPIPE)
+	if _, err := w.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) || ctx.Err() != nil {
+		t.Errorf("write: %v, context: %v", err, ctx.Err())
+	}
+}

@@ -65,8 +65,11 @@ func TestProceedOn(t *testing.T) {
 		{1 << Continue, "none", "[]", []Verdict{}},
 		{Of(Pass), "pass", `["pass"]`, []Verdict{Pass}},
 		{Of(Tx, Pass, Pass, Continue), "pass,tx", `["pass","tx"]`, []Verdict{Pass, Tx}},
-		{Of(Redirect, Tx, Pass, Drop, Aborted), "aborted,drop,pass,tx,redirect",
-			`["aborted","drop","pass","tx","redirect"]`, []Verdict{Aborted, Drop, Pass, Tx, Redirect}},
+		{
+			Of(Redirect, Tx, Pass, Drop, Aborted), "aborted,drop,pass,tx,redirect",
+			`["aborted","drop","pass","tx","redirect"]`,
+			[]Verdict{Aborted, Drop, Pass, Tx, Redirect},
+		},
 	} {
 		if !tt.set.Valid() || tt.set.String() != tt.text || !slices.Equal(tt.set.Verdicts(), tt.verdicts) {
 			t.Errorf("%#x: valid %v, %q, %v, want %q, %v", uint32(tt.set), tt.set.Valid(), tt.set, tt.set.Verdicts(), tt.text, tt.verdicts)

@@ -84,7 +84,8 @@ func (c *Client) dial(ctx context.Context, _ string) (net.Conn, error) {
 
 // explain puts the error of connect(2) back into a call's error: grpc keeps no more of it than its text.
 func (c *Client) explain(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
-	invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
 	var server peer.Peer
 	err := invoke(ctx, method, req, reply, cc, append(opts, grpc.Peer(&server))...)
 	if status.Code(err) != codes.Unavailable || server.Addr != nil {

@@ -119,8 +119,7 @@ func reachable(all *ebpf.CollectionSpec, function string) *ebpf.CollectionSpec {
 		ByteOrder: all.ByteOrder,
 	}
 	var addMap func(string)
-	var addProgram func(string)
-	addProgram = func(name string) {
+	addProgram := func(name string) {
 		prog, ok := all.Programs[name]
 		if _, done := part.Programs[name]; !ok || done {
 			return

@@ -30,13 +30,19 @@ func eth0() *xdpdv1.Chain {
 		Mode: xdpdv1.Mode_MODE_AUTO, ActualMode: xdpdv1.Mode_MODE_NATIVE, FinalVerdict: pass,
 		Linker: xdpdv1.Linker_LINKER_FREPLACE, KernelId: 71, LinkId: 12, Packets: 1204518, PacketsEnd: 1187160,
 		Members: []*xdpdv1.Member{
-			{Program: "blocklist", Priority: 10, ProceedOn: []xdpdv1.Verdict{pass}, Enabled: true, Slot: ptr[uint32](0),
-				Counters: &xdpdv1.MemberCounters{Seen: 1204518, PassedOn: 1203281, EndedDrop: 1237}},
-			{Program: "ratelimit", Priority: 50, ProceedOn: []xdpdv1.Verdict{pass, tx}, Enabled: true, Slot: ptr[uint32](1),
-				Counters: &xdpdv1.MemberCounters{Seen: 1203281, PassedOn: 1187160, EndedDrop: 16102, EndedAborted: 19}},
+			{
+				Program: "blocklist", Priority: 10, ProceedOn: []xdpdv1.Verdict{pass}, Enabled: true, Slot: ptr[uint32](0),
+				Counters: &xdpdv1.MemberCounters{Seen: 1204518, PassedOn: 1203281, EndedDrop: 1237},
+			},
+			{
+				Program: "ratelimit", Priority: 50, ProceedOn: []xdpdv1.Verdict{pass, tx}, Enabled: true, Slot: ptr[uint32](1),
+				Counters: &xdpdv1.MemberCounters{Seen: 1203281, PassedOn: 1187160, EndedDrop: 16102, EndedAborted: 19},
+			},
 			{Program: "dns-cache", Priority: 50, ProceedOn: []xdpdv1.Verdict{pass}, Counters: &xdpdv1.MemberCounters{}},
-			{Program: "sample", Priority: 90, Enabled: true, Slot: ptr[uint32](2), ProceedOn: []xdpdv1.Verdict{pass},
-				Counters: &xdpdv1.MemberCounters{Seen: 1187160, PassedOn: 1187160}},
+			{
+				Program: "sample", Priority: 90, Enabled: true, Slot: ptr[uint32](2), ProceedOn: []xdpdv1.Verdict{pass},
+				Counters: &xdpdv1.MemberCounters{Seen: 1187160, PassedOn: 1187160},
+			},
 		},
 	}
 }
@@ -50,7 +56,8 @@ func wlan0() *xdpdv1.Chain {
 		Linker: xdpdv1.Linker_LINKER_FREPLACE, KernelId: 80, LinkId: 13, Packets: 96, PacketsEnd: 0,
 		Members: []*xdpdv1.Member{
 			{Program: "blocklist", Priority: 50, Enabled: true, Slot: ptr[uint32](0), Counters: &xdpdv1.MemberCounters{
-				Seen: 96, EndedDrop: 12, EndedPass: 70, EndedTx: 3, EndedRedirect: 8, EndedAborted: 2, EndedOther: 1}},
+				Seen: 96, EndedDrop: 12, EndedPass: 70, EndedTx: 3, EndedRedirect: 8, EndedAborted: 2, EndedOther: 1,
+			}},
 		},
 	}
 }
@@ -68,16 +75,20 @@ func blocklist() *xdpdv1.Program {
 		Name: "blocklist", Id: 1, Function: "block_sources",
 		ObjectSha256: "5f0c1d7e9aa2" + strings.Repeat("b3", 26), ObjectSize: 9128,
 		Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT, Interfaces: []string{"eth0", "wlan0"},
-		Maps: []*xdpdv1.Map{{Name: "blocked", Pin: "/sys/fs/bpf/xdpd/programs/1/maps/blocked", KernelId: 31,
-			Type: "LPMTrie", KeySize: 8, ValueSize: 8, MaxEntries: 65536}},
+		Maps: []*xdpdv1.Map{{
+			Name: "blocked", Pin: "/sys/fs/bpf/xdpd/programs/1/maps/blocked", KernelId: 31,
+			Type: "LPMTrie", KeySize: 8, ValueSize: 8, MaxEntries: 65536,
+		}},
 		KernelId: 66, Added: started(),
 	}
 }
 
 func programs() *xdpdv1.ListProgramsResponse {
 	program := func(id uint64, name, function, sum string, interfaces ...string) *xdpdv1.Program {
-		return &xdpdv1.Program{Name: name, Id: id, Function: function, ObjectSha256: sum + strings.Repeat("00", 26),
-			Lifetime: xdpdv1.Lifetime_LIFETIME_DAEMON, Interfaces: interfaces, Added: started()}
+		return &xdpdv1.Program{
+			Name: name, Id: id, Function: function, ObjectSha256: sum + strings.Repeat("00", 26),
+			Lifetime: xdpdv1.Lifetime_LIFETIME_DAEMON, Interfaces: interfaces, Added: started(),
+		}
 	}
 	return &xdpdv1.ListProgramsResponse{Programs: []*xdpdv1.Program{
 		blocklist(),

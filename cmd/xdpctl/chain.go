@@ -118,8 +118,12 @@ func ended(n *xdpdv1.MemberCounters) string {
 		verdict string
 		packets uint64
 	}{
-		{"drop", n.GetEndedDrop()}, {"pass", n.GetEndedPass()}, {"tx", n.GetEndedTx()},
-		{"redirect", n.GetEndedRedirect()}, {"aborted", n.GetEndedAborted()}, {"other", n.GetEndedOther()},
+		{"drop", n.GetEndedDrop()},
+		{"pass", n.GetEndedPass()},
+		{"tx", n.GetEndedTx()},
+		{"redirect", n.GetEndedRedirect()},
+		{"aborted", n.GetEndedAborted()},
+		{"other", n.GetEndedOther()},
 	} {
 		if e.packets > 0 {
 			parts = append(parts, fmt.Sprintf("%s %d", e.verdict, e.packets))

@@ -59,13 +59,15 @@ func goldenCases(t *testing.T) []goldenCase {
 		{"ls", "ls", map[string]any{"ListPrograms": programs()}, 0},
 		{"ls-none", "ls", map[string]any{"ListPrograms": &xdpdv1.ListProgramsResponse{}}, 0},
 		{"ls-yaml", "ls -o yaml", map[string]any{"ListPrograms": &xdpdv1.ListProgramsResponse{
-			Programs: []*xdpdv1.Program{blocklist()}}}, 0},
+			Programs: []*xdpdv1.Program{blocklist()},
+		}}, 0},
 		{"status", "status", map[string]any{"GetStatus": statusAnswer()}, 0},
 		{"status-json", "status -o json", map[string]any{"GetStatus": statusAnswer()}, 0},
 		{"status-problem", "status", map[string]any{"GetStatus": bad}, 0},
 		{"add", "add blocklist.o --interface eth0,wlan0 --first", map[string]any{"AddProgram": added}, 0},
 		{"add-json", "add blocklist.o --interface eth0,wlan0 -o json", map[string]any{
-			"AddProgram": &xdpdv1.AddProgramResponse{Program: blocklist()}}, 0},
+			"AddProgram": &xdpdv1.AddProgramResponse{Program: blocklist()},
+		}, 0},
 		{"set", "set sample --last", map[string]any{"UpdateMembers": moved}, 0},
 		{"set-disable", "set dns-cache --interface eth0 --disable", map[string]any{"UpdateMembers": disabled}, 0},
 		{"rm", "rm tracer", map[string]any{"RemoveProgram": removed}, 0},

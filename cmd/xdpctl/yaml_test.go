@@ -15,9 +15,11 @@ import (
 
 // What writeYAML writes must read back as what was given, whatever the strings hold.
 func TestYAMLReadsBack(t *testing.T) {
-	texts := []string{"", "12", "1e10", "0x12", "no", "On", "y", "null", "~", "true", "a: b", "- x", "# c", "a #c", "a\nb\n", "\n",
+	texts := []string{
+		"", "12", "1e10", "0x12", "no", "On", "y", "null", "~", "true", "a: b", "- x", "# c", "a #c", "a\nb\n", "\n",
 		" x", "x ", "a\tb", "\x1b[0m", "\u009b", "it's", `"q"`, `x\y`, "2026-03-14T09:26:53Z", "1:30", "{a}", "[a]", "*a", "&a",
-		"!x", "%x", "@x", "`x`", "|", "> x", "?", "-", "---", "<<", ".inf", "é", "\U0001f600", "/sys/fs/bpf", "eth0.100", "a,b"}
+		"!x", "%x", "@x", "`x`", "|", "> x", "?", "-", "---", "<<", ".inf", "é", "\U0001f600", "/sys/fs/bpf", "eth0.100", "a,b",
+	}
 	const letters = "0129ef.+-_x:# \n\t'\"a\\/{}[],"
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range 5000 {
@@ -28,8 +30,10 @@ func TestYAMLReadsBack(t *testing.T) {
 		texts = append(texts, string(s))
 	}
 	for _, s := range texts {
-		readBack(t, map[string]any{"s": s, "list": []any{s, s}, "empty": []any{}, "none": map[string]any{}, "null": nil,
-			"deep": map[string]any{"list": []any{map[string]any{"s": s, "t": []any{s}}, map[string]any{}}}})
+		readBack(t, map[string]any{
+			"s": s, "list": []any{s, s}, "empty": []any{}, "none": map[string]any{}, "null": nil,
+			"deep": map[string]any{"list": []any{map[string]any{"s": s, "t": []any{s}}, map[string]any{}}},
+		})
 	}
 	readBack(t, map[string]any{"nested": []any{[]any{"a", "b"}, []any{}}, "bool": true})
 	readBack(t, map[string]any{})

@@ -137,7 +137,7 @@ func checkName(name string) error {
 		return bad(fmt.Sprintf("it has more than %d bytes", unix.IFNAMSIZ-1))
 	case name == "." || name == "..":
 		return bad("the kernel does not allow it")
-	case strings.ContainsAny(name, "/: \t\n\v\f\r\x00\xa0"):
+	case strings.ContainsAny(name, "/: \t\n\v\f\r\x00"), strings.Contains(name, "\xa0"):
 		return bad("it has a slash, a colon, white space or a zero byte")
 	}
 	return nil

@@ -65,14 +65,18 @@ func (freplaceLinker) keep(prog *ebpf.Program, dir string) error {
 	return prog.Pin(filepath.Join(dir, "prog"))
 }
 
-func (l freplaceLinker) link(dir string, members []member, final chain.Verdict, counters *ebpf.Map) (_ *ebpf.Program, err error) {
-	masks := make([]chain.ProceedOn, len(members))
-	for i, m := range members {
+func (l freplaceLinker) link(dir string, b blueprint, counters *ebpf.Map) (_ *ebpf.Program, err error) {
+	masks := make([]chain.ProceedOn, len(b.members))
+	for i, m := range b.members {
 		masks[i] = m.proceedOn
 	}
-	prog, err := newDispatcher(masks, final, counters, frags(members)...)
+	what, flags := "load dispatcher", uint32(0)
+	if b.frags {
+		what, flags = "load dispatcher for programs of SEC(\"xdp.frags\"), which need Linux 5.18", fragsFlag
+	}
+	prog, err := newDispatcher(masks, b.final, counters, flags)
 	if err != nil {
-		return nil, fmt.Errorf("load dispatcher: %w", err)
+		return nil, refused(chain.LinkRejected, nil, what, err)
 	}
 	defer func() {
 		if err != nil {
@@ -88,7 +92,7 @@ func (l freplaceLinker) link(dir string, members []member, final chain.Verdict, 
 	if err != nil {
 		return nil, fmt.Errorf("read types of dispatcher: %w", err)
 	}
-	for i, m := range members {
+	for i, m := range b.members {
 		if err := l.attach(dir, prog, types, i, m); err != nil {
 			return nil, err
 		}
@@ -142,12 +146,20 @@ func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
 	}
 	defer closeMaps(maps)
 	coll, err := l.load(m.object, maps)
+	if errors.Is(err, unix.EINVAL) && m.object.tailCalls() {
+		return nil, otherLinker(m, err)
+	}
 	if err != nil {
 		return nil, loadError(m.name, m.object, err)
 	}
 	defer coll.Close()
 	prog = coll.DetachProgram(m.object.function)
-	if err := l.keep(prog, m.dir); err != nil {
+	err = l.keep(prog, m.dir)
+	if errors.Is(err, fs.ErrExist) { // a change of another interface was quicker
+		prog.Close()
+		return ebpf.LoadPinnedProgram(filepath.Join(m.dir, "prog"), nil)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pin program %q: %w", m.name, err), prog.Close())
 	}
 	return prog, nil
@@ -155,17 +167,16 @@ func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
 
 func slotFunction(slot int) string { return fmt.Sprintf("slot_%02d", slot) }
 
-// frags is the frags flag that a dispatcher of these members needs: only if all have it.
-func frags(members []member) []uint32 {
+func (freplaceLinker) frags(members []member) bool { return allFrags(members) }
+
+// allFrags tells whether there are members and each of them can work on packets of more than one buffer.
+func allFrags(members []member) bool {
 	for _, m := range members {
 		if !m.object.Frags() {
-			return nil
+			return false
 		}
 	}
-	if len(members) == 0 {
-		return nil
-	}
-	return []uint32{fragsFlag}
+	return len(members) > 0
 }
 
 var dispatcherSpec = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {

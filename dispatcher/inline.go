@@ -33,6 +33,8 @@ type inlineMember struct {
 // final. Each run adds one to the chain.Exits of its CPU in counters, an array of chain.Exits with one entry
 // for each possible CPU.
 //
+// With clean frames the verifier has less to do with the chain, and packets more (inline_clean.go).
+//
 // It does no system calls, and does not modify or keep members. A chain that is beyond the kernel's limits as far as they can be known without the
 // verifier is refused with a chain.Error LINK_REJECTED whose fact is the program that goes beyond them. What
 // the kernel refuses is for the caller to find out; inlineBlame then tells whose fault it is. One limit that
@@ -41,7 +43,7 @@ type inlineMember struct {
 // The kernel holds a program to be GPL or not as a whole: the chain's licence is GPL if one member's is
 // compatible with it, since that member would be refused otherwise. A member that is not can then call helpers
 // that the kernel would refuse it alone, so callers that care load each program alone first.
-func inlineLink(name string, members []inlineMember, final chain.Verdict, counters *ebpf.Map) (*ebpf.ProgramSpec, error) {
+func inlineLink(name string, members []inlineMember, final chain.Verdict, counters *ebpf.Map, clean bool) (*ebpf.ProgramSpec, error) {
 	if len(members) > chain.MaxMembers {
 		return nil, fmt.Errorf("link %d programs into one chain: there are %d slots", len(members), chain.MaxMembers)
 	}
@@ -59,11 +61,12 @@ func inlineLink(name string, members []inlineMember, final chain.Verdict, counte
 	if err := inlineCheckKconfig(programs); err != nil {
 		return nil, err
 	}
+	e := &inlineEmitter{programs: programs, plan: inlinePlanFor(programs), counters: counters, clean: clean}
 	spec := &ebpf.ProgramSpec{
 		Name:         name,
 		Type:         ebpf.XDP,
 		AttachType:   ebpf.AttachXDP,
-		Instructions: inlineEmit(programs, inlinePlanFor(programs), final, counters),
+		Instructions: e.emitChain(final),
 		License:      inlineLicense(members),
 	}
 	if inlineFrags(members) {

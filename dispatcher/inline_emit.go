@@ -39,18 +39,21 @@ type inlineEmitter struct {
 	programs []*inlineProgram
 	plan     inlinePlan
 	counters *ebpf.Map
+	clean    bool // whether frames are clean (inline_clean.go)
 
-	insns asm.Instructions
-	raw   int    // length of insns in raw units
-	label string // for the next instruction
+	pasted bool // whether a member was pasted
+	insns  asm.Instructions
+	raw    int    // length of insns in raw units
+	label  string // for the next instruction
 
 	leave   int // number of the next leave_k
 	pending int // where the first jump to it is; -1: there is none
 }
 
-// inlineEmit writes a chain of programs. The slices in programs are not modified.
-func inlineEmit(programs []*inlineProgram, plan inlinePlan, final chain.Verdict, counters *ebpf.Map) asm.Instructions {
-	e := &inlineEmitter{programs: programs, plan: plan, counters: counters, pending: -1}
+// emitChain writes the whole chain. The slices in e.programs are not modified.
+func (e *inlineEmitter) emitChain(final chain.Verdict) asm.Instructions {
+	e.pending = -1
+	plan, programs := e.plan, e.programs
 	if plan.saved {
 		e.saveCtx()
 	}
@@ -124,7 +127,11 @@ func (e *inlineEmitter) member(i int) {
 	if e.plan.called[i] {
 		e.emit(asm.Call.Label(p.main.insns.Name()))
 	} else {
+		if e.clean && e.pasted { // the first has the frame as the kernel made it
+			e.clear(p)
+		}
 		e.paste(i)
+		e.pasted = true
 	}
 	inlineMark(&e.insns[start], p.owner, "xdpd: program "+p.name)
 

@@ -113,14 +113,20 @@ type inlineFrame struct {
 // Nothing depends on it for safety: were it too small, the verifier would find that what is loaded as the
 // context is no context.
 func (f *inlineFlow) stackDepth() int {
-	fr := &inlineFrame{flow: f, slots: map[int16]inlineLow{}, escaped: inlineNoPointer}
-	for changed := true; changed; {
-		changed = fr.walk()
-	}
+	fr := f.frame()
 	if fr.lowest < -inlineMaxStack {
 		return inlineMaxStack
 	}
 	return (int(-fr.lowest) + 7) &^ 7
+}
+
+// frame follows all pointers into the function's frame.
+func (f *inlineFlow) frame() *inlineFrame {
+	fr := &inlineFrame{flow: f, slots: map[int16]inlineLow{}, escaped: inlineNoPointer}
+	for changed := true; changed; {
+		changed = fr.walk()
+	}
+	return fr
 }
 
 // walk visits all instructions until the registers settle, and tells whether memory changed meanwhile.

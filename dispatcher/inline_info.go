@@ -12,8 +12,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
-
-	"github.com/xdpd/xdpd/chain"
 )
 
 // inlineHead makes ins the first instruction of function fn. The kernel wants a type for each function, and a
@@ -82,20 +80,16 @@ var inlineLogSums = map[string]func(*inlineOwner) int{
 	"frames is too deep":                         func(o *inlineOwner) int { return o.frames },
 }
 
-// inlineBlame tells the program of members that err, the kernel's refusal of what inlineLink made of them, is
+// inlineBlame tells the program of members that err, the kernel's refusal of what they were linked into, is
 // about: the one whose instruction the verifier's log named last; if it is about stack or nested calls, the one
 // that needs most; if it is about the number of maps, the first that was one map too many. It is empty if the log does not say, and if err is not from the verifier.
-func inlineBlame(err error, members []inlineMember) string {
+func inlineBlame(err error, members []inlineMember, linked *ebpf.ProgramSpec) string {
 	var ve *ebpf.VerifierError
 	if !errors.As(err, &ve) {
 		return ""
 	}
 	if over := inlineMapsOver(members); over != "" && errors.Is(err, unix.E2BIG) {
 		return over // older kernels do not say why
-	}
-	linked, err := inlineLink("", members, chain.Pass, nil) // neither verdict nor counters move an instruction
-	if err != nil {
-		return ""
 	}
 	for i := len(ve.Log) - 1; i >= 0; i-- {
 		for complaint, size := range inlineLogSums {

@@ -77,12 +77,12 @@ func TestInlineBlame(t *testing.T) {
 			{step, nobtf, step, c.member, step, nobtf},
 			{nobtf, step, c.member},
 		} {
-			_, err := inlineTryLoad(t, chain.Pass, members...)
+			tried, err := inlineTryLoad(t, chain.Pass, members...)
 			var ve *ebpf.VerifierError
 			if !errors.As(err, &ve) {
 				t.Fatalf("%s: %v", c.member.name, err)
 			}
-			if blame := inlineBlame(err, members); blame != c.member.name {
+			if blame := inlineBlame(err, members, tried.linked); blame != c.member.name {
 				t.Errorf("%s: blame %q for %+v", c.member.name, blame, ve)
 			}
 			if log := fmt.Sprintf("%+v", ve); !strings.Contains(log, c.log) {
@@ -90,7 +90,7 @@ func TestInlineBlame(t *testing.T) {
 			}
 		}
 	}
-	if blame := inlineBlame(errors.New("insn 1"), []inlineMember{step}); blame != "" {
+	if blame := inlineBlame(errors.New("insn 1"), []inlineMember{step}, nil); blame != "" {
 		t.Errorf("blame %q for an error that is not the verifier's", blame)
 	}
 }
@@ -102,8 +102,8 @@ func TestInlineTooManyMaps(t *testing.T) {
 		members = append(members, inlineObject(t, uint8(i), "step", "step").inlineMember)
 	}
 	inlineLoad(t, chain.Pass, members[:31]...)
-	_, err := inlineTryLoad(t, chain.Pass, members...)
-	if blame := inlineBlame(err, members); blame != "step-31" {
+	c, err := inlineTryLoad(t, chain.Pass, members...)
+	if blame := inlineBlame(err, members, c.linked); blame != "step-31" {
 		t.Errorf("blame %q for %+v", blame, err)
 	}
 }
@@ -217,8 +217,8 @@ func TestInlineForeign(t *testing.T) {
 			}
 			x := inlineMember{name, spec.Programs[function], coll.Maps, chain.Of(chain.Pass)}
 			for _, members := range [][]inlineMember{{x}, {first, x, last}, {x, x, x}} {
-				if _, err := inlineTryLoad(t, chain.Pass, members...); err != nil {
-					t.Errorf("%s in a chain of %d, blame %q: %+v", name, len(members), inlineBlame(err, members), err)
+				if c, err := inlineTryLoad(t, chain.Pass, members...); err != nil {
+					t.Errorf("%s in a chain of %d, blame %q: %+v", name, len(members), inlineBlame(err, members, c.linked), err)
 				}
 			}
 			coll.Close()

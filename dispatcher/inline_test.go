@@ -90,11 +90,18 @@ func inlineMembers(parts ...inlinePart) []inlineMember {
 // inlineChain is a linked and loaded chain.
 type inlineChain struct {
 	prog     *ebpf.Program
+	linked   *ebpf.ProgramSpec // also if it could not be loaded
 	counters *ebpf.Map
 	counted  chain.Exits // what counters should hold
 }
 
 func inlineTryLoad(t *testing.T, final chain.Verdict, members ...inlineMember) (*inlineChain, error) {
+	t.Helper()
+	return inlineTryFrames(t, final, false, members...)
+}
+
+// inlineTryFrames links and loads a chain, if need be or always with clean frames.
+func inlineTryFrames(t *testing.T, final chain.Verdict, always bool, members ...inlineMember) (*inlineChain, error) {
 	t.Helper()
 	counters, err := ebpf.NewMap(&ebpf.MapSpec{
 		Type: ebpf.Array, KeySize: 4, ValueSize: (chain.MaxMembers + 1) * chain.Classes * 8,
@@ -104,23 +111,20 @@ func inlineTryLoad(t *testing.T, final chain.Verdict, members ...inlineMember) (
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { counters.Close() })
-	spec, err := inlineLink("xdpd", members, final, counters)
-	if err != nil {
-		return nil, err
+	prog, linked, err := inlineCreate(func(clean bool) (*ebpf.ProgramSpec, error) {
+		return inlineLink("xdpd", members, final, counters, clean || always)
+	})
+	if err == nil {
+		t.Cleanup(func() { prog.Close() })
 	}
-	prog, err := ebpf.NewProgram(spec)
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { prog.Close() })
-	return &inlineChain{prog: prog, counters: counters}, nil
+	return &inlineChain{prog: prog, linked: linked, counters: counters}, err
 }
 
 func inlineLoad(t *testing.T, final chain.Verdict, members ...inlineMember) *inlineChain {
 	t.Helper()
 	c, err := inlineTryLoad(t, final, members...)
 	if err != nil {
-		t.Fatalf("load the chain (blame %q): %+v", inlineBlame(err, members), err)
+		t.Fatalf("load the chain (blame %q): %+v", inlineBlame(err, members, c.linked), err)
 	}
 	return c
 }
@@ -270,7 +274,7 @@ func TestInlineLengths(t *testing.T) {
 			}
 		}
 	}
-	if _, err := inlineLink("", make([]inlineMember, chain.MaxMembers+1), chain.Pass, nil); err == nil {
+	if _, err := inlineLink("", make([]inlineMember, chain.MaxMembers+1), chain.Pass, nil, false); err == nil {
 		t.Error("65 members were linked")
 	}
 }
@@ -308,7 +312,7 @@ func TestInlineFrags(t *testing.T) {
 	}{{nil, false}, {[]inlinePart{linear}, false}, {[]inlinePart{frags}, true}, {[]inlinePart{frags, frags}, true},
 		{[]inlinePart{frags, linear}, false}, {[]inlinePart{linear, frags}, false}} {
 		members := inlineMembers(c.parts...)
-		spec, err := inlineLink("", members, chain.Pass, nil)
+		spec, err := inlineLink("", members, chain.Pass, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -76,9 +76,9 @@ func (p *Plane) Counters(d Device, revision uint64) (chain.Exits, error) {
 
 // Prune removes the pins of all revisions but live, and of those in counted all but their counters.
 func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
-	failpoint.Hit(failpoint.UnpinBefore)
 	revisions, err := p.Revisions(d)
 	errs := []error{err}
+	var needless []string
 	for _, rev := range revisions {
 		dir := p.revisionDir(d, rev)
 		switch {
@@ -88,14 +88,20 @@ func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
 			errs = append(errs, err)
 			for _, name := range names {
 				if name != "counters" {
-					errs = append(errs, removeTree(filepath.Join(dir, name)))
+					needless = append(needless, filepath.Join(dir, name))
 				}
 			}
 		default:
-			errs = append(errs, removeTree(dir))
+			needless = append(needless, dir)
 		}
 	}
-	failpoint.Hit(failpoint.UnpinAfter)
+	if len(needless) > 0 {
+		failpoint.Hit(failpoint.UnpinBefore)
+		for _, path := range needless {
+			errs = append(errs, removeTree(path))
+		}
+		failpoint.Hit(failpoint.UnpinAfter)
+	}
 	return errors.Join(errs...)
 }
 

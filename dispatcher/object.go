@@ -48,6 +48,16 @@ func (o *Object) Function() string { return o.function }
 // Frags tells whether the program can work on packets of more than one buffer.
 func (o *Object) Frags() bool { return o.main().Flags&fragsFlag != 0 }
 
+// tailCalls tells whether the program has arrays of programs, which it can call.
+func (o *Object) tailCalls() bool {
+	for _, m := range o.spec.Maps {
+		if m.Type == ebpf.ProgramArray {
+			return true
+		}
+	}
+	return false
+}
+
 func (o *Object) main() *ebpf.ProgramSpec { return o.spec.Programs[o.function] }
 
 // mapNames are the maps that the program needs, sorted.

@@ -55,9 +55,18 @@ type linker interface {
 	load(o *Object, replace map[string]*ebpf.Map) (*ebpf.Collection, error)
 	// keep pins in folder dir what the linker needs of a loaded program besides its maps.
 	keep(prog *ebpf.Program, dir string) error
-	// link loads a dispatcher that runs the members and counts in counters, and pins in folder dir what
+	// frags tells whether a dispatcher of these members can take packets of more than one buffer.
+	frags(members []member) bool
+	// link loads a dispatcher that runs the members of b and counts in counters, and pins in folder dir what
 	// holds them in their slots. The caller closes the dispatcher, and removes dir on an error.
-	link(dir string, members []member, final chain.Verdict, counters *ebpf.Map) (*ebpf.Program, error)
+	link(dir string, b blueprint, counters *ebpf.Map) (*ebpf.Program, error)
+}
+
+// blueprint is what a dispatcher is made from.
+type blueprint struct {
+	members []member
+	final   chain.Verdict
+	frags   bool // it shall take packets of more than one buffer
 }
 
 // member is a program on its way into a slot.
@@ -144,6 +153,9 @@ func (p *Plane) take() error {
 		return fmt.Errorf("%w: %s is locked", ErrTaken, p.root)
 	}
 	p.lock = f
+	if err := p.sweepUnfinished(); err != nil {
+		return errors.Join(err, f.Close())
+	}
 	for _, dir := range []string{"programs", "chains"} {
 		if err := mkdir(filepath.Join(p.root, dir)); err != nil {
 			return errors.Join(err, f.Close())
@@ -187,6 +199,11 @@ func (p *Plane) Teardown() error {
 	errs := []error{err}
 	for _, d := range devices {
 		errs = append(errs, p.Detach(d))
+	}
+	programs, err := p.Programs()
+	errs = append(errs, err)
+	for _, id := range programs {
+		errs = append(errs, p.Unload(id))
 	}
 	failpoint.Hit(failpoint.StopDetached)
 	return errors.Join(append(errs, removeTree(p.root))...)

@@ -85,7 +85,7 @@ func probeInline() error {
 		return err
 	}
 	defer counters.Close()
-	prog, err := inlineLinker{}.link("", nil, chain.Pass, counters)
+	prog, err := inlineLinker{}.link("", blueprint{final: chain.Pass}, counters)
 	if err != nil {
 		return err
 	}

@@ -28,12 +28,14 @@ type Map struct {
 // Load creates the maps of program id and pins them, and loads the program as its linker needs it; the kernel
 // verifies it in any case. On an error nothing is left. The error is a chain.Error with the verifier's log.
 func (p *Plane) Load(id uint64, name string, o *Object) (err error) {
-	dir := p.programDir(id)
+	// It gets its name when it is whole: what a process that died left half done has another one.
+	dir := p.programDir(id) + unfinished
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder for program %q: %w", name, err)
 	}
+	done := false
 	defer func() {
-		if err != nil {
+		if !done { // an error, or a panic on its way to the server
 			err = errors.Join(err, removeTree(dir))
 		}
 	}()
@@ -57,14 +59,41 @@ func (p *Plane) Load(id uint64, name string, o *Object) (err error) {
 	if err := p.linker.keep(coll.Programs[o.function], dir); err != nil {
 		return fmt.Errorf("pin program %q: %w", name, err)
 	}
-	return failpoint.Err(failpoint.LoadPinned)
+	if err := failpoint.Err(failpoint.LoadPinned); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, p.programDir(id)); err != nil {
+		return fmt.Errorf("name the folder of program %q: %w", name, err)
+	}
+	done = true
+	return nil
 }
 
 // Unload removes the pins of a program; it stays in the kernel only as long as revisions hold it. An absent
 // program is fine.
 func (p *Plane) Unload(id uint64) error {
 	failpoint.Hit(failpoint.UnloadBefore)
-	return removeTree(p.programDir(id))
+	dir := p.programDir(id)
+	if err := os.Rename(dir, dir+unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return removeTree(dir + unfinished)
+}
+
+// unfinished ends the name of a program's folder that is being filled or emptied.
+const unfinished = "-unfinished"
+
+// sweepUnfinished removes what a process that died was about to load or unload.
+func (p *Plane) sweepUnfinished() error {
+	dir := filepath.Join(p.root, "programs")
+	names, err := readDir(dir)
+	errs := []error{err}
+	for _, name := range names {
+		if strings.HasSuffix(name, unfinished) {
+			errs = append(errs, removeTree(filepath.Join(dir, name)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Programs are the ids that have pins.

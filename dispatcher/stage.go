@@ -5,6 +5,8 @@ package dispatcher
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -22,6 +24,7 @@ type Plan struct {
 	Slots    []Slot
 	Final    chain.Verdict
 	Mode     chain.Mode // used where the device has no link of ours yet
+	Frags    bool       // a revision without slots shall fit interfaces that only take programs with frags
 }
 
 // Slot is a loaded program and what proceeds after it.
@@ -53,24 +56,23 @@ type Staged struct {
 // It fails with a chain.Error; with ErrBusy where the device has a foreign program, ErrForeign where somebody
 // put a program into our link. On an error nothing is left.
 func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
+	dir := p.revisionDir(d, plan.Revision)
+	if err := p.makeRevision(d, plan.Revision); err != nil {
+		return nil, err
+	}
 	s := &Staged{plane: p, device: d, revision: plan.Revision}
+	done := false
 	defer func() {
-		if err != nil {
+		if !done { // an error, or a panic on its way to the server
 			err = errors.Join(err, s.Discard())
 		}
 	}()
-	if err := mkdir(p.chainDir(d)); err != nil {
-		return nil, err
-	}
-	dir := p.revisionDir(d, plan.Revision)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder for revision %d: %w", plan.Revision, err)
-	}
 	members := make([]member, len(plan.Slots))
 	for i, slot := range plan.Slots {
 		members[i] = member{slot.Name, p.programDir(slot.Program), slot.Object, slot.ProceedOn}
 	}
-	if s.new, err = p.build(dir, members, plan.Final); err != nil {
+	frags := p.linker.frags(members) || len(members) == 0 && plan.Frags
+	if s.new, err = p.build(dir, blueprint{members, plan.Final, frags}); err != nil {
 		return nil, err
 	}
 	if err := failpoint.Err(failpoint.StagePinned); err != nil {
@@ -84,11 +86,32 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 		return nil, err
 	}
 	if s.link == nil {
-		if err := s.createLink(plan.Mode, frags(members)); err != nil {
+		if err := s.createLink(plan.Mode, frags); err != nil {
 			return nil, err
 		}
 	}
+	done = true
 	return s, nil
+}
+
+// makeRevision makes the folder of a revision. One that a process staged, and died before it was used, makes
+// room; the live one does not.
+func (p *Plane) makeRevision(d Device, revision uint64) error {
+	if err := mkdir(p.chainDir(d)); err != nil {
+		return err
+	}
+	dir := p.revisionDir(d, revision)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		live, liveErr := p.Live(d)
+		if errors.Is(liveErr, ErrGone) || liveErr == nil && live.Revision != revision {
+			err = errors.Join(removeTree(dir), os.Mkdir(dir, 0o700))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make folder for revision %d: %w", revision, err)
+	}
+	return nil
 }
 
 // Resume returns a revision that was staged by a process that died. The caller discards it, which also removes
@@ -131,7 +154,11 @@ func (s *Staged) Revert() error {
 		return nil
 	}
 	// Traffic changes here, back to the old program.
-	if err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.old, Old: s.new, Flags: unix.BPF_F_REPLACE}); err != nil {
+	err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.old, Old: s.new, Flags: unix.BPF_F_REPLACE})
+	if err != nil && s.fresh {
+		err = s.link.Detach() // it was made for this revision: without it the interface is as it was
+	}
+	if err != nil {
 		return swapError(err)
 	}
 	s.committed = false
@@ -157,6 +184,9 @@ func (s *Staged) Discard() error {
 	return errors.Join(errs...)
 }
 
+// Close closes all descriptors and leaves what is pinned to Resume.
+func (s *Staged) Close() error { return s.close() }
+
 func (s *Staged) close() error {
 	var errs []error
 	if s.link != nil {
@@ -168,7 +198,7 @@ func (s *Staged) close() error {
 }
 
 // build loads and pins a revision's dispatcher. The caller closes it, and removes dir on an error.
-func (p *Plane) build(dir string, members []member, final chain.Verdict) (_ *ebpf.Program, err error) {
+func (p *Plane) build(dir string, b blueprint) (_ *ebpf.Program, err error) {
 	counters, err := newCounters()
 	if err != nil {
 		return nil, err
@@ -177,7 +207,7 @@ func (p *Plane) build(dir string, members []member, final chain.Verdict) (_ *ebp
 	if err := failpoint.Err(failpoint.StageDispatcher); err != nil {
 		return nil, err
 	}
-	prog, err := p.linker.link(dir, members, final, counters)
+	prog, err := p.linker.link(dir, b, counters)
 	if err != nil {
 		return nil, err
 	}
@@ -204,10 +234,10 @@ func (s *Staged) openLink() error {
 }
 
 // createLink attaches a transparent program, as revision 0, and pins its link.
-func (s *Staged) createLink(mode chain.Mode, flags []uint32) error {
-	var flag uint32
-	for _, f := range flags {
-		flag |= f
+func (s *Staged) createLink(mode chain.Mode, frags bool) error {
+	var flags uint32
+	if frags {
+		flags = fragsFlag
 	}
 	s.fresh = true
 	dir := s.plane.revisionDir(s.device, 0)
@@ -215,7 +245,7 @@ func (s *Staged) createLink(mode chain.Mode, flags []uint32) error {
 		return err
 	}
 	var err error
-	if s.old, err = newTransparent(flag); err != nil {
+	if s.old, err = newTransparent(flags); err != nil {
 		return err
 	}
 	if err := s.old.Pin(filepath.Join(dir, "dispatcher")); err != nil {
@@ -248,6 +278,7 @@ func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
 			s.Actual = chain.Native
 			return held, nil
 		}
+		err = s.explainGone(err)
 		if mode == chain.Native || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
 			return nil, attachError(chain.Native, err)
 		}
@@ -255,10 +286,21 @@ func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
 	}
 	held, err := try(link.XDPGenericMode)
 	if err != nil {
-		return nil, attachError(chain.Generic, err)
+		return nil, attachError(chain.Generic, s.explainGone(err))
 	}
 	s.Actual = chain.Generic
 	return held, nil
+}
+
+// explainGone is ENODEV where the kernel says EINVAL because there is no such interface.
+func (s *Staged) explainGone(err error) error {
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if _, gone := net.InterfaceByIndex(s.device.Ifindex); gone != nil {
+		return fmt.Errorf("%w: %v", unix.ENODEV, gone)
+	}
+	return err
 }
 
 func attachError(mode chain.Mode, err error) error {

@@ -46,10 +46,15 @@ func (c *Controller) apply(ctx context.Context, ch change) error {
 	if err != nil {
 		return err
 	}
+	settled := true // the store says what the kernel does, or will when Reconcile finishes what is staged
 	defer func() {
 		for _, s := range steps {
-			if s.staged != nil {
+			switch {
+			case s.staged == nil:
+			case settled:
 				c.logIf("tidy up after a change", s.iface, s.staged.Discard())
+			default: // a panic on its way to the server
+				c.logIf("tidy up after a change", s.iface, s.staged.Close())
 			}
 		}
 	}()
@@ -67,10 +72,14 @@ func (c *Controller) apply(ctx context.Context, ch change) error {
 	if err := c.store.Save(c.intent(ch, steps)); err != nil {
 		return storeError(err)
 	}
+	settled = false
 	failpoint.Hit(failpoint.SaveAfter)
 	if err := c.commit(steps); err != nil {
-		return errors.Join(err, c.putBack(ch, steps))
+		err = errors.Join(err, c.putBack(ch, steps))
+		settled = true
+		return err
 	}
+	settled = true
 	c.tidy(ch, steps)
 	return nil
 }
@@ -87,14 +96,14 @@ func (c *Controller) plan(ch change) ([]*step, error) {
 		if s.known && !ch.force && s.before.Chain.Equal(ch.next[iface]) {
 			continue
 		}
-		nic, err := netif.ByName(iface)
-		if errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) && s.known {
-			s.gone = true
-			nic.Index = s.before.Ifindex
-		} else if err != nil {
+		if s.device, s.gone, err = c.locate(iface, s.before, s.known); err != nil {
 			return nil, err
 		}
-		s.device = dispatcher.Device{Netns: c.netns, Ifindex: nic.Index}
+		if s.known && !s.gone && s.device == c.deviceOf(s.before) && c.astray(s.before) {
+			if err := c.repair(s.before); err != nil {
+				return nil, about(err, iface)
+			}
+		}
 		steps = append(steps, s)
 	}
 	return steps, nil
@@ -116,6 +125,9 @@ func (c *Controller) stage(ch change, s *step) error {
 		return err
 	}
 	plan := dispatcher.Plan{Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode}
+	if plan.Frags, err = c.anyFrags(s.before.Chain); err != nil {
+		return err
+	}
 	live := store.Revision{Number: last + 1}
 	for _, m := range s.after.Chain.Enabled() {
 		p, err := c.findProgram(ch, m.Program)
@@ -139,8 +151,8 @@ func (c *Controller) stage(ch change, s *step) error {
 	return c.fold(s, live)
 }
 
-// fold adds to the totals what revisions before the live one counted: no packet is in them any more after
-// Quiesce. The live one's counters are final only when it is not live any more, and are folded by the change
+// fold adds to the totals what revisions before the live one counted: no packet is in them any more since the
+// change that replaced them was tidied. The live one's counters are final only when it is not live any more, and are folded by the change
 // after this one, in the same transaction that saves that change's intent.
 func (c *Controller) fold(s *step, next store.Revision) error {
 	s.after.Totals = totalsOf(s.before, s.after.Chain)
@@ -154,9 +166,6 @@ func (c *Controller) fold(s *step, next store.Revision) error {
 		return nil
 	}
 	if err := failpoint.Err(failpoint.FoldBefore); err != nil {
-		return err
-	}
-	if err := dispatcher.Quiesce(); err != nil {
 		return err
 	}
 	for _, rev := range done {
@@ -246,8 +255,11 @@ func (c *Controller) commit(steps []*step) error {
 		if err := s.staged.Commit(); err != nil {
 			err = about(c.explainBusy(err, s.device.Ifindex), s.iface)
 			for _, done := range slices.Backward(steps[:i]) {
-				if done.staged != nil {
-					err = errors.Join(err, done.staged.Revert())
+				if done.staged == nil {
+					continue
+				}
+				if back := done.staged.Revert(); back != nil {
+					err = errors.Join(err, fmt.Errorf("swap %s back: %w", done.iface, back))
 				}
 			}
 			return err
@@ -279,21 +291,28 @@ func (c *Controller) putBack(ch change, steps []*step) error {
 
 // tidy removes what no packet goes through any more.
 func (c *Controller) tidy(ch change, steps []*step) {
+	// A packet that is still in an old revision must find its members in their slots, and its counts are final
+	// only when it has left.
+	if err := dispatcher.Quiesce(); err != nil {
+		c.log.Error("wait for packets in flight", "error", err)
+	}
 	for _, s := range steps {
 		old := c.deviceOf(s.before)
-		if s.known && old != s.device || s.gone {
+		if s.known && s.before.Ifindex != 0 && (s.gone || old != s.device) {
 			c.logIf("remove the pins of an interface that is gone", s.iface, c.plane.Detach(old))
 		}
 		switch {
+		case s.gone:
 		case len(s.after.Chain.Members) == 0:
 			c.logIf("detach an empty chain", s.iface, c.plane.Detach(s.device))
-		case !s.gone:
+		default:
 			c.logIf("remove the pins of old revisions", s.iface, c.prune(s.after))
 		}
 		c.setProblem(s.iface, "")
 	}
 	for _, p := range ch.remove {
 		c.remember(p.ID, nil)
+		c.setProblem("program "+p.Name, "")
 		c.logIf("unload program "+p.Name, "", c.plane.Unload(p.ID))
 	}
 }
@@ -334,12 +353,19 @@ func (c *Controller) program(name string) (store.Program, error) {
 
 // explainBusy says who holds an interface.
 func (c *Controller) explainBusy(err error, ifindex int) error {
+	if errors.Is(err, dispatcher.ErrGone) {
+		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
+			"%w: the interface went, or somebody detached its link, in the middle of the change (try again)", err)
+	}
 	if !errors.Is(err, dispatcher.ErrBusy) && !errors.Is(err, dispatcher.ErrForeign) {
 		return err
 	}
 	state, attached, xerr := netif.XDP(ifindex)
-	if xerr != nil || !attached {
+	if xerr != nil {
 		return chain.Errorf(chain.InterfaceBusy, nil, "%w (who it is cannot be found out: %v)", err, xerr)
+	}
+	if !attached {
+		return chain.Errorf(chain.InterfaceBusy, nil, "%w (it has gone meanwhile: try again)", err)
 	}
 	name, nerr := dispatcher.ProgramName(state.ID)
 	if nerr != nil {

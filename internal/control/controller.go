@@ -148,7 +148,10 @@ func forget(st *store.Store, settle func(*store.Chain) error) error {
 		if settle != nil {
 			errs = append(errs, settle(&rec))
 		}
-		rec.Revisions = nil
+		rec.Revisions, rec.Ifindex = nil, 0
+		// No revision has this number: should the stop be cut short, the next start does not take what still
+		// runs, with all members, for what is meant.
+		rec.Revision++
 		for _, name := range gone {
 			if rec.Chain.Index(name) >= 0 {
 				if rec.Chain, err = rec.Chain.Remove(name); err != nil {
@@ -214,6 +217,32 @@ func (c *Controller) setProblem(iface, text string) {
 	} else {
 		c.problems[iface] = text
 	}
+}
+
+// problem is what is wrong with an interface.
+func (c *Controller) problem(iface string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.problems[iface]
+}
+
+// anyFrags tells whether a member of a chain can work on packets of more than one buffer: the interface may then
+// take no program that cannot, not even one without members.
+func (c *Controller) anyFrags(of chain.Chain) (bool, error) {
+	for _, m := range of.Members {
+		p, err := c.program(m.Program)
+		if err != nil {
+			return false, err
+		}
+		o, err := c.object(p)
+		if err != nil {
+			return false, err
+		}
+		if o.Frags() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func storeError(err error) error {

@@ -99,7 +99,11 @@ func (c *Controller) reload(p store.Program) error {
 		return err
 	}
 	c.log.Info("loading program", "program", p.Name)
-	return c.plane.Load(p.ID, p.Name, o)
+	if err := c.plane.Load(p.ID, p.Name, o); err != nil {
+		return err
+	}
+	c.setProblem("program "+p.Name, "")
+	return nil
 }
 
 // adopt makes an interface run the intended revision.
@@ -109,27 +113,105 @@ func (c *Controller) adopt(ctx context.Context, rec store.Chain) error {
 		return err
 	}
 	defer unlock()
-	nic, err := netif.ByName(rec.Interface)
+	d, gone, err := c.locate(rec.Interface, rec, true)
 	if err != nil {
 		return err
 	}
+	if gone {
+		return fmt.Errorf("there is no interface %s; its chain waits for it", rec.Interface)
+	}
+	if d != c.deviceOf(rec) {
+		return c.relink(ctx, rec)
+	}
+	if err := c.repair(rec); err != nil {
+		return err
+	}
+	live, err := c.plane.Live(d)
+	if err == nil && live.Revision == rec.Revision {
+		c.log.Info("chain adopted", "interface", rec.Interface, "revision", rec.Revision)
+		return nil
+	}
+	return c.relink(ctx, rec)
+}
+
+// astray tells whether an interface runs another revision than the intended one, or has one more: a change ended
+// in a panic.
+func (c *Controller) astray(rec store.Chain) bool {
+	live, err := c.plane.Live(c.deviceOf(rec))
+	if err != nil || live.Revision != rec.Revision {
+		return true
+	}
+	pinned, err := c.plane.Revisions(c.deviceOf(rec))
+	return err != nil || slices.ContainsFunc(pinned, func(n uint64) bool {
+		return !slices.ContainsFunc(rec.Revisions, func(r store.Revision) bool { return r.Number == n })
+	})
+}
+
+// repair brings an interface as near to its record as its pins allow: a revision that was saved and not committed
+// is committed, and what belongs to neither is removed. What is still missing then takes a new revision.
+func (c *Controller) repair(rec store.Chain) error {
 	d := c.deviceOf(rec)
 	live, err := c.plane.Live(d)
 	switch {
-	case nic.Index != rec.Ifindex || errors.Is(err, dispatcher.ErrGone):
-		return c.relink(ctx, rec)
+	case errors.Is(err, dispatcher.ErrGone):
+		return c.prune(rec)
 	case err != nil:
 		return c.explainBusy(err, rec.Ifindex)
 	case live.Revision == rec.Revision:
-		c.log.Info("chain adopted", "interface", rec.Interface, "revision", rec.Revision)
-	default:
-		if err := c.finish(rec, d); err != nil {
-			c.log.Warn("the staged revision cannot be used, making a new one", "interface", rec.Interface, "revision", rec.Revision, "error", err)
-			return c.relink(ctx, rec)
-		}
-		c.log.Info("finished the change that was in the middle", "interface", rec.Interface, "from", live.Revision, "to", rec.Revision)
+		return c.prune(rec)
+	}
+	if err := c.finish(rec, d); err != nil {
+		c.log.Warn("the revision that was staged cannot be used", "interface", rec.Interface, "revision", rec.Revision, "live", live.Revision, "error", err)
+		return nil
+	}
+	c.log.Info("finished the change that was in the middle", "interface", rec.Interface, "from", live.Revision, "to", rec.Revision)
+	if err := dispatcher.Quiesce(); err != nil {
+		return err
 	}
 	return c.prune(rec)
+}
+
+// locate finds the device that an interface's chain is on, or is to be on. gone: there is no such interface, and
+// no link of the chain lives elsewhere. It refuses where names and links have parted: a chain stays with the
+// interface that its link is on, and xdpd does not guess which of two was meant.
+func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispatcher.Device, gone bool, err error) {
+	nic, err := netif.ByName(iface)
+	missing := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
+	if err != nil && !(missing && known) {
+		return d, false, err
+	}
+	if known && rec.Ifindex != 0 && (missing || nic.Index != rec.Ifindex) {
+		if _, err := c.plane.Live(c.deviceOf(rec)); !errors.Is(err, dispatcher.ErrGone) {
+			return d, false, parted(iface, rec.Ifindex)
+		}
+	}
+	if missing {
+		return c.deviceOf(rec), true, nil
+	}
+	d = dispatcher.Device{Netns: c.netns, Ifindex: nic.Index}
+	chains, err := c.store.Chains()
+	if err != nil {
+		return d, false, storeError(err)
+	}
+	for _, other := range chains {
+		if other.Interface == iface || c.deviceOf(other) != d {
+			continue
+		}
+		return d, false, chain.Errorf(chain.InterfaceBusy, chain.Facts{"interface": iface, "chain": other.Interface},
+			"%s is the interface of the chain %q, which had that name when the chain was made: rename it back, or remove that chain's programs", iface, other.Interface)
+	}
+	return d, false, nil
+}
+
+// parted says where the interface of a chain is now.
+func parted(iface string, index int) error {
+	now, err := netif.ByIndex(index)
+	if err != nil {
+		return chain.Errorf(chain.InterfaceNotFound, chain.Facts{"interface": iface},
+			"the interface of the chain %q is not in the daemon's network namespace any more, and still runs the chain: move it back", iface)
+	}
+	return chain.Errorf(chain.InterfaceNotFound, chain.Facts{"interface": iface, "name": now.Name},
+		"the interface of the chain %q is called %s now, and still runs the chain: rename it back", iface, now.Name)
 }
 
 // finish commits a revision that a process staged and saved before it died.
@@ -144,6 +226,14 @@ func (c *Controller) finish(rec store.Chain, d dispatcher.Device) error {
 // relink makes a new revision of a chain as it is.
 func (c *Controller) relink(ctx context.Context, rec store.Chain) error {
 	c.log.Info("linking chain", "interface", rec.Interface)
+	// Where another revision than the intended one still runs, its counts are not final yet.
+	live, err := c.plane.Live(c.deviceOf(rec))
+	if i := slices.IndexFunc(rec.Revisions, func(r store.Revision) bool { return err == nil && r.Number == live.Revision }); i >= 0 {
+		rec.Revision, rec.Revisions = live.Revision, rec.Revisions[:i+1]
+		if err := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); err != nil {
+			return storeError(err)
+		}
+	}
 	return c.apply(ctx, change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, force: true})
 }
 
@@ -170,7 +260,8 @@ func (c *Controller) sweep(programs []store.Program) error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("remove what was left behind: %w", err)
+		c.setProblem("leftovers", err.Error())
+		c.log.Error("remove what was left behind", "error", err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/xdpd/xdpd/chain"
@@ -123,6 +122,8 @@ func (c *Controller) examine(iface string) error {
 func (c *Controller) live(rec store.Chain) dispatcher.Live {
 	live, err := c.plane.Live(c.deviceOf(rec))
 	switch {
+	case errors.Is(err, dispatcher.ErrGone) && c.problem(rec.Interface) != "":
+		return dispatcher.Live{} // why is known
 	case err != nil:
 		c.setProblem(rec.Interface, err.Error())
 		return dispatcher.Live{}
@@ -173,8 +174,8 @@ func (c *Controller) programView(p store.Program) (Program, error) {
 		return Program{}, err
 	}
 	kernelID, maps, err := c.plane.Program(p.ID)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Program{}, err
+	if err != nil {
+		c.log.Error("a program's pins cannot be read", "program", p.Name, "error", err)
 	}
 	return Program{
 		ID: p.ID, Name: p.Name, Function: p.Function, SHA256: p.Object, Size: p.Size, Lifetime: Lifetime(p.Lifetime),
@@ -193,7 +194,7 @@ func (c *Controller) chainView(rec store.Chain) (Chain, error) {
 	view.Revision, view.KernelID, view.LinkID = live.Revision, live.KernelID, live.LinkID
 	total := rec
 	if err := c.settle(&total); err != nil {
-		return Chain{}, err
+		c.log.Error("counters cannot be read", "interface", rec.Interface, "error", err)
 	}
 	view.Packets, view.End = total.Packets, total.End
 	slot := 0

@@ -40,7 +40,9 @@ func inlineCreate(link func(clean bool) (*ebpf.ProgramSpec, error)) (prog *ebpf.
 }
 
 // inlineTooComplex tells whether the verifier may have given up. Some kernels answer EFAULT to too many jumps.
-func inlineTooComplex(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.EFAULT) }
+func inlineTooComplex(err error) bool {
+	return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.EFAULT)
+}
 
 // clear writes zeros to the slots that p may read, as the verifier sees it, before it has written them.
 func (e *inlineEmitter) clear(p *inlineProgram) {

@@ -4,7 +4,6 @@ package netif
 
 import (
 	"errors"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -13,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/netif/nettest"
@@ -64,9 +65,12 @@ func TestNamesThatAreNone(t *testing.T) {
 func TestAlternativeNameIsNoSecondOne(t *testing.T) {
 	ns := nettest.New(t)
 	nettest.RunIn(ns, func() {
-		out, err := exec.CommandContext(t.Context(), "ip", "link", "property", "add", "dev", nettest.Dev, "altname", "other0").CombinedOutput()
+		link, err := netlink.LinkByName(nettest.Dev)
 		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatal(err)
+		}
+		if err := netlink.LinkAddAltName(link, "other0"); err != nil {
+			t.Fatal(err)
 		}
 		_, err = ByName("other0")
 		if !errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) || !strings.Contains(err.Error(), nettest.Dev) {

@@ -161,6 +161,8 @@ func (h *host) note() {
 		h.Errorf("left in the kernel: %s", l)
 	}
 	h.ids.add(ids)
+	seenMu.Lock()
+	defer seenMu.Unlock()
 	seen.add(ids)
 }
 

@@ -91,6 +91,10 @@ func (op operation) met() (points []met) {
 		if err != nil {
 			hit = 1
 		}
+		// A commit is met once for each interface, and is never left out.
+		if testing.Short() && hit > 1 && !strings.HasPrefix(name, "commit.") {
+			continue
+		}
 		points = append(points, met{name, hit})
 	}
 	return points
@@ -150,6 +154,7 @@ func (op operation) outcome(old, next *model, point string, hit int) (saved bool
 func TestKill(t *testing.T) {
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			var h *host
 			for _, at := range op.met() {
 				if h == nil {
@@ -200,6 +205,7 @@ func (h *host) cutOff(op operation, next *model, at met) (saved bool) {
 func TestPointsMet(t *testing.T) {
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			var others []string
 			for _, p := range failpoint.All {
 				if !slices.Contains(strings.Fields(op.points), p) {
@@ -240,6 +246,7 @@ var failing = []string{
 func TestError(t *testing.T) {
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			// One daemon takes all points that are met for the first time: each error happens once.
 			var order, again []met
 			var settings []string
@@ -330,6 +337,7 @@ func TestKillTwice(t *testing.T) {
 		{"remove a program from its last places", failpoint.CommitAfter, failpoint.UnloadBefore},
 	} {
 		t.Run(c.op+" "+c.first+" "+c.then, func(t *testing.T) {
+			t.Parallel()
 			op := operations[slices.IndexFunc(operations, func(op operation) bool { return op.name == c.op })]
 			h := op.prepare(t)
 			h.disturbed(met{c.first, 1}, "kill")

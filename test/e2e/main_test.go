@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -164,8 +165,11 @@ func openFiles() (files []string) {
 // kernelIDs are ids of programs, maps and links that a daemon made, by the kernel's count, which uses none twice.
 type kernelIDs struct{ programs, maps, links map[uint32]bool }
 
-// seen are those of all tests. The tests run one after the other.
-var seen = newKernelIDs()
+// seen are those of all tests.
+var (
+	seenMu sync.Mutex // protects seen
+	seen   = newKernelIDs()
+)
 
 func newKernelIDs() kernelIDs {
 	return kernelIDs{map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}}

@@ -20,8 +20,8 @@ import (
 
 const (
 	stopDelay     = 10 * time.Second
-	binaryTimeout = "8m"   // for one test binary
-	vmSeconds     = "1500" // for all of them in one VM
+	binaryTimeout = "15m"  // for one test binary
+	vmSeconds     = "2400" // for all of them in one VM
 	vmMemory      = "1024" // MiB
 )
 

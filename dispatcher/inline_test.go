@@ -192,8 +192,10 @@ func inlineTrail(n int) []byte {
 }
 
 // inlineReturns are what members return in the tests: each verdict, and what is none.
-var inlineReturns = []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 30, 31, 32, 33, 34, 36, 63, 64, 95,
-	0x7fffffff, 0x80000002, 0xffffffff, 0x100000002, 0x10000001f, 0x200000000, 0xffffffff00000001, 1 << 63}
+var inlineReturns = []uint64{
+	0, 1, 2, 3, 4, 5, 6, 7, 8, 30, 31, 32, 33, 34, 36, 63, 64, 95,
+	0x7fffffff, 0x80000002, 0xffffffff, 0x100000002, 0x10000001f, 0x200000000, 0xffffffff00000001, 1 << 63,
+}
 
 func TestInlineEachVerdict(t *testing.T) {
 	parts := []inlinePart{inlineObject(t, 1, "step", "step"), inlineObject(t, 2, "step", "step")}
@@ -309,8 +311,14 @@ func TestInlineFrags(t *testing.T) {
 	for _, c := range []struct {
 		parts []inlinePart
 		want  bool
-	}{{nil, false}, {[]inlinePart{linear}, false}, {[]inlinePart{frags}, true}, {[]inlinePart{frags, frags}, true},
-		{[]inlinePart{frags, linear}, false}, {[]inlinePart{linear, frags}, false}} {
+	}{
+		{nil, false},
+		{[]inlinePart{linear}, false},
+		{[]inlinePart{frags}, true},
+		{[]inlinePart{frags, frags}, true},
+		{[]inlinePart{frags, linear}, false},
+		{[]inlinePart{linear, frags}, false},
+	} {
 		members := inlineMembers(c.parts...)
 		spec, err := inlineLink("", members, chain.Pass, nil, false)
 		if err != nil {

@@ -7,14 +7,6 @@ import (
 	"testing"
 )
 
-// The reasons that blocklist counts by.
-const (
-	source4 = iota
-	source6
-	port
-	hidden
-)
-
 type prefix4 struct {
 	Bits uint32
 	Addr [4]byte

@@ -33,8 +33,10 @@ func TestCheckFinds(t *testing.T) {
 		finds  []string
 	}{
 		{"name", editA(func(p *Program) { p.Name = "c" }), []string{"record of program a names the program c"}},
-		{"hash", editA(func(p *Program) { p.Object = "x" }), []string{`object "x" is not a sha256`, "object x is missing", "object x has no reference count",
-			"no program names the object " + a.Object, a.Object + " has 1 references, but 0 programs"}},
+		{"hash", editA(func(p *Program) { p.Object = "x" }), []string{
+			`object "x" is not a sha256`, "object x is missing", "object x has no reference count",
+			"no program names the object " + a.Object, a.Object + " has 1 references, but 0 programs",
+		}},
 		{"size", editA(func(p *Program) { p.Size = 99 }), []string{"its object has 3 bytes, not 99"}},
 		{"same id", editA(func(p *Program) { p.ID = 2 }), []string{"programs a and b have the same id 2"}},
 		{"new id", editA(func(p *Program) { p.ID = 3 }), []string{"program a has the id 3, but the last one given was 2"}},

@@ -39,8 +39,10 @@ func sample(t *testing.T) (before, after []byte, was, is state) {
 	before, err := os.ReadFile(path)
 	must(t, err)
 	replaced := program(s.NextProgramID(), "program-55", strings.Repeat("new", 40_000))
-	must(t, s.Save(Change{BootID: "next", PutPrograms: []Program{replaced}, Objects: objects(strings.Repeat("new", 40_000)),
-		PutChains: []Chain{chainOf(t, "eth1", 9, c.PutPrograms[3])}}))
+	must(t, s.Save(Change{
+		BootID: "next", PutPrograms: []Program{replaced}, Objects: objects(strings.Repeat("new", 40_000)),
+		PutChains: []Chain{chainOf(t, "eth1", 9, c.PutPrograms[3])},
+	}))
 	is = mustRead(t, s)
 	must(t, s.Check())
 	after, err = os.ReadFile(path)

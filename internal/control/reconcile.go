@@ -177,7 +177,7 @@ func (c *Controller) repair(rec store.Chain) error {
 func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispatcher.Device, gone bool, err error) {
 	nic, err := netif.ByName(iface)
 	missing := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
-	if err != nil && !(missing && known) {
+	if err != nil && (!missing || !known) {
 		return d, false, err
 	}
 	if known && rec.Ifindex != 0 && (missing || nic.Index != rec.Ifindex) {

@@ -160,13 +160,8 @@ func (m *model) places(name string) (places []string) {
 	return places
 }
 
-// send accounts for k packets that come in at an interface and returns how many of them arrive behind it.
-func (m *model) send(iface string, k uint64) (arrive uint64) {
-	return m.sendThrough(m.chains[iface], iface, k)
-}
-
-// sendThrough is send where the packets go through a chain that may not be the intended one; one without
-// members stands for no chain. Only members of the intended chain are accounted for.
+// sendThrough accounts for k packets that go through a chain of an interface, which may not be the intended one,
+// and returns how many of them arrive behind it; one without members stands for no chain. Only members of the intended chain are accounted for.
 func (m *model) sendThrough(ch chain.Chain, iface string, k uint64) (arrive uint64) {
 	if len(ch.Members) == 0 {
 		return k

@@ -96,7 +96,8 @@ func TestSecondDaemon(t *testing.T) {
 				args = append(args, "--state-dir", h.dir+c.state)
 			}
 			r := h.run("xdpd", args...)
-			if r.code != 1 || !(strings.Contains(r.stderr, c.says) || c.name == "all the same" && strings.Contains(r.stderr, "in use")) {
+			said := strings.Contains(r.stderr, c.says) || c.name == "all the same" && strings.Contains(r.stderr, "in use")
+			if r.code != 1 || !said {
 				t.Errorf("a second daemon: %d, %s", r.code, r.stderr)
 			}
 			if c.pins != "" {

@@ -11,8 +11,8 @@ import (
 )
 
 // Check reads everything and returns all that is wrong, joined; nil if nothing is. Beyond what Open and Save see
-// to, it compares objects with their sha256, reference counts with the programs, and the intended revision of each
-// chain with its members.
+// to, it compares objects with their sha256, reference counts with what refers to them, the intended revision of each
+// chain with its members, and ids and revisions with the highest that were given.
 func (s *Store) Check() error {
 	c := &checker{names: map[string]Program{}, ids: map[uint64]string{}, refs: map[string]uint64{}}
 	err := s.guarded("check", func() error {
@@ -20,7 +20,7 @@ func (s *Store) Check() error {
 		if err != nil {
 			return err
 		}
-		if err := inspect(s.file, info.Size()); err != nil {
+		if _, err := inspect(s.file, info.Size()); err != nil {
 			c.found("%w: %w", ErrDamaged, err)
 		}
 		return s.db.View(c.check)
@@ -36,9 +36,10 @@ func (s *Store) Check() error {
 
 // checker gathers problems.
 type checker struct {
+	last     uint64 // the highest id of a program that was given
 	names    map[string]Program
 	ids      map[uint64]string
-	refs     map[string]uint64 // programs by their object
+	refs     map[string]uint64 // how often each object is named
 	problems []error
 }
 
@@ -47,16 +48,21 @@ func (c *checker) found(format string, args ...any) {
 }
 
 // check returns an error only when a record cannot be read at all.
-func (c *checker) check(t *bolt.Tx) error {
-	last, err := getNumber(t, bucketMeta, keyProgramID)
-	if err != nil {
+func (c *checker) check(t *bolt.Tx) (err error) {
+	if c.last, err = getNumber(t, bucketMeta, keyProgramID); err != nil {
 		return err
 	}
 	err = each(t, bucketPrograms, func(name string, p Program) error {
-		c.program(name, p, last)
+		c.program(t, name, p)
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := c.history(t); err != nil {
+		return err
+	}
+	if err := c.pending(t); err != nil {
 		return err
 	}
 	if err := c.objects(t); err != nil {
@@ -72,7 +78,7 @@ func (c *checker) check(t *bolt.Tx) error {
 	})
 }
 
-func (c *checker) program(name string, p Program, last uint64) {
+func (c *checker) program(t *bolt.Tx, name string, p Program) {
 	if p.Name != name {
 		c.found("the record of program %s names the program %s", name, p.Name)
 	}
@@ -82,26 +88,78 @@ func (c *checker) program(name string, p Program, last uint64) {
 	if other, taken := c.ids[p.ID]; taken {
 		c.found("programs %s and %s have the same id %d", other, name, p.ID)
 	}
-	if p.ID > last {
-		c.found("program %s has the id %d, but the last one given was %d", name, p.ID, last)
-	}
 	c.names[name], c.ids[p.ID] = p, name
-	c.refs[p.Object]++
+	c.keeps(t, "", []Program{p})
 }
 
-// objects compares objects, reference counts and programs.
-func (c *checker) objects(t *bolt.Tx) error {
-	for _, p := range c.names {
+// keeps counts what keeps the objects of programs, and looks for them. The prefix says where the programs are.
+func (c *checker) keeps(t *bolt.Tx, prefix string, programs []Program) {
+	for _, p := range programs {
+		c.refs[p.Object]++
 		if object := get(t, bucketObjects, p.Object); object == nil {
-			c.found("program %s: its object %s is missing", p.Name, p.Object)
+			c.found("%sprogram %s: its object %s is missing", prefix, p.Name, p.Object)
 		} else if uint64(len(object)) != p.Size {
-			c.found("program %s: its object has %d bytes, not %d", p.Name, len(object), p.Size)
+			c.found("%sprogram %s: its object has %d bytes, not %d", prefix, p.Name, len(object), p.Size)
+		}
+		if p.ID > c.last {
+			c.found("%sprogram %s has the id %d, but the last one given was %d", prefix, p.Name, p.ID, c.last)
 		}
 	}
+}
+
+func (c *checker) history(t *bolt.Tx) error {
+	if n := len(gone(t)); n > maxGone {
+		c.found("%d interfaces without a chain have a history, the limit is %d", n, maxGone)
+	}
+	return each(t, bucketHistory, func(key string, e Entry) error {
+		if entryKey(e.Interface, e.Revision) != key {
+			c.found("the record %q of the history is of %v", key, e.key())
+		}
+		if err := e.validate(); err != nil {
+			c.found("%w", err)
+		}
+		highest, err := getNumber(t, bucketRevisions, e.Interface)
+		if err != nil {
+			return err
+		}
+		if e.Revision > highest {
+			c.found("history of %v: the last revision given was %d", e.key(), highest)
+		}
+		c.keeps(t, fmt.Sprintf("history of %v: ", e.key()), e.Programs)
+		return nil
+	})
+}
+
+func (c *checker) pending(t *bolt.Tx) error {
+	last, err := getNumber(t, bucketMeta, keyPendingID)
+	if err != nil {
+		return err
+	}
+	var pending []Pending
+	err = each(t, bucketPending, func(key string, p Pending) error {
+		if pendingKey(p.ID) != key {
+			c.found("the record %q of the pending changes is of %d", key, p.ID)
+		}
+		if err := p.validate(); err != nil {
+			c.found("%w", err)
+		}
+		if p.ID > last {
+			c.found("pending change %d: the last id given was %d", p.ID, last)
+		}
+		c.keeps(t, fmt.Sprintf("pending change %d: ", p.ID), p.Programs)
+		pending = append(pending, p)
+		return nil
+	})
+	c.problems = append(c.problems, conflicts(c.names, pending)...)
+	return err
+}
+
+// objects compares objects and reference counts with what was met that names them.
+func (c *checker) objects(t *bolt.Tx) error {
 	err := t.Bucket([]byte(bucketRefs)).ForEach(func(k, _ []byte) error {
 		count, err := getNumber(t, bucketRefs, string(k))
 		if want := c.refs[string(k)]; err == nil && count != want {
-			c.found("object %s has %d references, but %d programs name it", k, count, want)
+			c.found("object %s has %d references, but %d programs were found that name it", k, count, want)
 		}
 		return err
 	})
@@ -115,7 +173,7 @@ func (c *checker) objects(t *bolt.Tx) error {
 	}
 	return t.Bucket([]byte(bucketObjects)).ForEach(func(k, object []byte) error {
 		if c.refs[string(k)] == 0 {
-			c.found("no program names the object %s", k)
+			c.found("nothing names the object %s", k)
 		}
 		if sum := hashOf(object); sum != string(k) {
 			c.found("%w: object %s has the sha256 %s", ErrDamaged, k, sum)

@@ -25,14 +25,21 @@ func sample(t *testing.T) (before, after []byte, was, is state) {
 	s := openAt(t, path)
 	c := Change{BootID: "boot", Objects: map[string][]byte{}}
 	for i := range 60 {
-		object := strings.Repeat(fmt.Sprint("object ", i), 1+i*i)
+		object := strings.Repeat(fmt.Sprint("object ", i), 1+i*i*2/3)
 		p := program(s.NextProgramID(), fmt.Sprintf("program-%02d", i), object)
 		c.PutPrograms = append(c.PutPrograms, p)
 		c.Objects[p.Object] = []byte(object)
 	}
 	for i := range 4 {
-		c.PutChains = append(c.PutChains, chainOf(t, fmt.Sprint("eth", i), uint64(i+1), c.PutPrograms[i*10:i*10+10]...))
+		iface, programs := fmt.Sprint("eth", i), c.PutPrograms[i*10:i*10+10]
+		c.PutChains = append(c.PutChains, chainOf(t, iface, uint64(i+1), programs...))
+		for n := range uint64(5) {
+			c.PutHistory = append(c.PutHistory, entryOf(t, iface, n+1, programs[n:]...))
+		}
 	}
+	c.HistoryLimit = 5
+	c.PutPending = []Pending{pendingOf(t, s.NextPendingID(), "eth7", program(s.NextProgramID(), "kept", "object kept"))}
+	c.Objects[hashOf([]byte("object kept"))] = []byte("object kept")
 	must(t, s.Save(c))
 	must(t, s.Save(Change{DeletePrograms: []string{"program-50", "program-59"}}))
 	was = mustRead(t, s)
@@ -41,7 +48,8 @@ func sample(t *testing.T) (before, after []byte, was, is state) {
 	replaced := program(s.NextProgramID(), "program-55", strings.Repeat("new", 40_000))
 	must(t, s.Save(Change{
 		BootID: "next", PutPrograms: []Program{replaced}, Objects: objects(strings.Repeat("new", 40_000)),
-		PutChains: []Chain{chainOf(t, "eth1", 9, c.PutPrograms[3])},
+		PutChains: []Chain{chainOf(t, "eth1", 9, c.PutPrograms[3])}, PutHistory: []Entry{entryOf(t, "eth1", 9, c.PutPrograms[3])},
+		HistoryLimit: 4, DeletePending: []uint64{1}, PutPending: []Pending{pendingOf(t, s.NextPendingID(), "eth8", c.PutPrograms[58])},
 	}))
 	is = mustRead(t, s)
 	must(t, s.Check())
@@ -86,7 +94,10 @@ func probe(t *testing.T, what string, content []byte, want state) bool {
 		t.Fatalf("%s: it became\n%+v", what, got)
 	}
 	big := strings.Repeat("big", 30_000)
-	must(t, s.Save(Change{BootID: "later", PutPrograms: []Program{program(s.NextProgramID(), "later", big)}, Objects: objects(big), DeletePrograms: []string{"program-52"}}))
+	must(t, s.Save(Change{
+		BootID: "later", PutPrograms: []Program{program(s.NextProgramID(), "later", big)}, Objects: objects(big), DeletePrograms: []string{"program-52"},
+		PutHistory: []Entry{entryOf(t, "eth0", 6)}, HistoryLimit: 1, DeletePending: []uint64{1, 2},
+	}))
 	must(t, s.Close())
 	if s, err = Open(path); err != nil {
 		t.Fatalf("%s: after a save: %v", what, err)
@@ -95,7 +106,35 @@ func probe(t *testing.T, what string, content []byte, want state) bool {
 	if programs, err := s.Programs(); err != nil || len(programs) != len(want.Programs) {
 		t.Fatalf("%s: %d programs after a save, %v", what, len(programs), err)
 	}
+	expectHistory(t, s, "eth0", 9, 6, 5)
 	return true
+}
+
+// TestDamagedRecords flips a bit in each place of the file where the name of a record is: it is in the record itself,
+// which is refused, or in a page that is not in use.
+func TestDamagedRecords(t *testing.T) {
+	_, content, _, want := sample(t)
+	for _, text := range []string{
+		`"what":"change eth2"`, `"what":"change eth8"`, "eth3\x00\x00\x00\x00\x00\x00\x00\x00\x04{", "\x00\x02{\"id\":2,\"boot_id\"",
+		keyPendingID, `"members":`, `"limit":"20"`, `"settings":`, `"before":`, "because",
+	} {
+		refused := 0
+		for at := 0; ; at++ {
+			next := bytes.Index(content[at:], []byte(text))
+			if next < 0 {
+				break
+			}
+			at += next
+			bad := bytes.Clone(content)
+			bad[at+1] ^= 1
+			if !probe(t, fmt.Sprintf("%q at %#x", text, at), bad, want) {
+				refused++
+			}
+		}
+		if refused == 0 {
+			t.Errorf("%q: no place of it matters", text)
+		}
+	}
 }
 
 func TestDamage(t *testing.T) {
@@ -195,9 +234,12 @@ func TestCrash(t *testing.T) {
 // TestFault cuts the file off while it is open and mapped: reading what is gone faults.
 func TestFault(t *testing.T) {
 	for name, use := range map[string]func(*Store) error{
-		"read":   func(s *Store) error { _, err := s.Programs(); return err },
-		"object": func(s *Store) error { _, err := s.Object(hashOf([]byte("x"))); return err },
-		"save":   func(s *Store) error { return s.Save(Change{BootID: "x"}) },
+		"read":    func(s *Store) error { _, err := s.Programs(); return err },
+		"object":  func(s *Store) error { _, err := s.Object(hashOf([]byte("x"))); return err },
+		"history": func(s *Store) error { _, err := s.History("eth0", 1); return err },
+		"entry":   func(s *Store) error { _, _, err := s.HistoryEntry("eth0", 1); return err },
+		"pending": func(s *Store) error { _, err := s.Pending(); return err },
+		"save":    func(s *Store) error { return s.Save(Change{BootID: "x"}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "xdpd.db")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,20 +91,31 @@ type state struct {
 	Chains    []Chain
 	BootID    string
 	Revisions map[string]uint64
+	History   []Entry // of all interfaces
+	Pending   []Pending
 	Objects   map[string]string
 }
 
 // read returns the state; objects that are damaged are missing from it.
 func read(s *Store, ifaces ...string) (state, error) {
 	st := state{Revisions: map[string]uint64{}, Objects: map[string]string{}}
-	var err1, err2, err3 error
+	var err1, err2, err3, err4, err5 error
 	st.Programs, err1 = s.Programs()
 	st.Chains, err2 = s.Chains()
 	st.BootID, err3 = s.BootID()
-	if err := errors.Join(err1, err2, err3); err != nil {
+	st.History, err4 = all[Entry](s, bucketHistory)
+	st.Pending, err5 = s.Pending()
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return st, err
 	}
-	for _, p := range st.Programs {
+	programs := slices.Clone(st.Programs)
+	for _, e := range st.History {
+		programs = append(programs, e.Programs...)
+	}
+	for _, p := range st.Pending {
+		programs = append(programs, p.Programs...)
+	}
+	for _, p := range programs {
 		object, err := s.Object(p.Object)
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return st, err
@@ -134,6 +146,7 @@ func program(id uint64, name, object string) Program {
 	return Program{
 		ID: id, Name: name, Function: "xdp_" + name, Object: hashOf([]byte(object)), Size: uint64(len(object)),
 		Lifetime: "daemon", Added: time.Unix(1_700_000_000, 12345).UTC(), OwnerUID: 1000,
+		Settings: chain.Settings{Globals: map[string]string{"limit": fmt.Sprint(id)}},
 	}
 }
 
@@ -158,6 +171,26 @@ func chainOf(t *testing.T, iface string, revision uint64, programs ...Program) C
 	}
 	c.Revisions = []Revision{r}
 	return c
+}
+
+// entryOf makes an entry of the history with a chain of the programs.
+func entryOf(t *testing.T, iface string, revision uint64, programs ...Program) Entry {
+	t.Helper()
+	return Entry{
+		Interface: iface, Revision: revision, Chain: chainOf(t, iface, revision, programs...).Chain, Programs: programs,
+		Time: time.Unix(1_700_000_000+int64(revision%1000), 0).UTC(), Caller: Caller{UID: 1000, PID: 4711},
+		What: "change " + iface, Comment: "because", Diff: []string{"+ this", "- that"},
+	}
+}
+
+// pendingOf makes a pending change of an interface that had a chain of the programs, which it keeps.
+func pendingOf(t *testing.T, id uint64, iface string, kept ...Program) Pending {
+	t.Helper()
+	before := chainOf(t, iface, 1, kept...).Chain
+	return Pending{
+		ID: id, BootID: "boot", Deadline: time.Minute, Chains: []PendingChain{{Interface: iface, Before: &before}},
+		Programs: kept, Caller: Caller{UID: 1000, PID: 4711}, What: "change " + iface,
+	}
 }
 
 // references reads the reference counts, and sees to it that there is an object for each and none else.

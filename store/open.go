@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 // Open opens the store in the file at path, and makes it, and the folder it is in, if there is none. The caller closes it.
 //
 // Errors: ErrDamaged, ErrNewer, ErrLocked, ErrUnsafe, each with what to do about it, and those of the file system.
-// The file is as it was after an error.
+// The file is as it was after an error. A store of an older schema is made one of this schema.
 func Open(path string) (*Store, error) {
 	s, err := open(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -41,9 +42,10 @@ func open(path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	var schema uint64
 	info, err := file.Stat()
 	if err == nil {
-		err = inspect(file, info.Size())
+		schema, err = inspect(file, info.Size())
 	}
 	var reading *fs.PathError
 	switch {
@@ -61,6 +63,9 @@ func open(path string) (*Store, error) {
 	if err := s.start(); err != nil {
 		_ = file.Close() // already closed where bbolt gave up in an orderly way
 		return nil, err
+	}
+	if err := s.upgrade(schema); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -83,8 +88,34 @@ func (s *Store) start() (err error) {
 	}
 	return s.view(func(t *bolt.Tx) error {
 		last, err := getNumber(t, bucketMeta, keyProgramID)
-		s.raiseID(last)
+		if err != nil {
+			return err
+		}
+		raiseTo(&s.nextID, last)
+		last, err = getNumber(t, bucketMeta, keyPendingID)
+		raiseTo(&s.nextPending, last)
 		return err
+	})
+}
+
+// upgrade makes a store of an older schema, which was inspected, one of this schema.
+func (s *Store) upgrade(from uint64) error {
+	if from == Schema {
+		return nil
+	}
+	return s.guarded("upgrade", func() error {
+		return update(s.db, func(t *tx) error {
+			had := bucketNames(from)
+			for _, name := range bucketNames(Schema) {
+				if slices.Contains(had, name) {
+					continue
+				}
+				if _, err := t.CreateBucket([]byte(name)); err != nil {
+					return err
+				}
+			}
+			return t.putNumber(bucketMeta, keySchema, Schema)
+		})
 	})
 }
 
@@ -199,7 +230,7 @@ func create(path string) (err error) {
 // fill writes the records that every store has.
 func fill(db *bolt.DB) error {
 	return db.Update(func(t *bolt.Tx) error {
-		for _, name := range bucketNames() {
+		for _, name := range bucketNames(Schema) {
 			if _, err := t.CreateBucket([]byte(name)); err != nil {
 				return err
 			}

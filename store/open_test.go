@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -114,7 +116,7 @@ func TestNewer(t *testing.T) {
 	must(t, s.db.Update(func(x *bolt.Tx) error {
 		_, err := x.CreateBucket([]byte("leases"))
 		m := x.Bucket([]byte(bucketMeta))
-		return errors.Join(err, m.Put([]byte(keySchema), []byte("2")), m.Put([]byte(keyDigest), []byte("better")))
+		return errors.Join(err, m.Put([]byte(keySchema), []byte("3")), m.Put([]byte(keyDigest), []byte("better")))
 	}))
 	must(t, s.Close())
 	untouched(t, path, func() {
@@ -122,12 +124,91 @@ func TestNewer(t *testing.T) {
 		if !errors.Is(err, ErrNewer) {
 			t.Fatal(err)
 		}
-		for _, want := range []string{path, "schema 2", "up to 1", "newer xdpd", "move the file away"} {
+		for _, want := range []string{path, "schema 3", "up to 2", "newer xdpd", "move the file away"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%q is missing in: %v", want, err)
 			}
 		}
 	})
+}
+
+// olderStore makes a store of schema 1, as the first xdpd wrote it, with what a store of that schema can have.
+func olderStore(t *testing.T, fn func(*tx) error) (path string, was state) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "xdpd.db")
+	s := openAt(t, path)
+	a := program(7, "a", "one")
+	must(t, s.Save(Change{BootID: "boot", PutPrograms: []Program{a}, Objects: objects("one"), PutChains: []Chain{chainOf(t, "eth0", 5, a)}}))
+	was = mustRead(t, s, "eth0")
+	tamper(t, s, func(x *tx) error {
+		return errors.Join(x.DeleteBucket([]byte("history")), x.DeleteBucket([]byte("pending")), x.putNumber(bucketMeta, keySchema, 1), fn(x))
+	})
+	must(t, s.Close())
+	return path, was
+}
+
+func TestUpgrade(t *testing.T) {
+	path, was := olderStore(t, func(*tx) error { return nil })
+	s := openAt(t, path)
+	for range 2 {
+		must(t, s.Check())
+		if is := mustRead(t, s, "eth0"); !reflect.DeepEqual(is, was) {
+			t.Errorf("%+v\nwas %+v", is, was)
+		}
+		if id := s.NextProgramID(); id != 8 {
+			t.Errorf("the next program is %d", id)
+		}
+		s = reopen(t, s)
+	}
+	must(t, s.Save(Change{PutHistory: []Entry{entryOf(t, "eth0", 5, was.Programs...)}, HistoryLimit: 1, PutPending: []Pending{pendingOf(t, 1, "eth0")}}))
+	must(t, s.Check())
+	expectHistory(t, s, "eth0", 9, 5)
+}
+
+// When the disk is full the store stays as it was, and can be upgraded later.
+func TestUpgradeFails(t *testing.T) {
+	path, was := olderStore(t, func(*tx) error { return nil })
+	var limit syscall.Rlimit
+	must(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	untouched(t, path, func() {
+		must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1, Max: limit.Max}))
+		_, err := Open(path)
+		must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+		if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "upgrade store "+path) {
+			t.Error(err)
+		}
+	})
+	if is := mustRead(t, openAt(t, path), "eth0"); !reflect.DeepEqual(is, was) {
+		t.Errorf("%+v\nwas %+v", is, was)
+	}
+}
+
+// What is not right for its schema is not upgraded.
+func TestStrangeSchema(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tamper func(*tx) error
+		want   string
+	}{
+		"schema 0":  {func(x *tx) error { return x.putNumber(bucketMeta, keySchema, 0) }, "schema 0 with the buckets"},
+		"no schema": {func(x *tx) error { return x.delete(bucketMeta, keySchema) }, "no schema"},
+		"bucket of a newer one": {func(x *tx) error {
+			_, err := x.CreateBucket([]byte("history"))
+			return err
+		}, `schema 1 with the buckets ["chains" "history"`},
+		"buckets of an older one": {func(x *tx) error { return x.putNumber(bucketMeta, keySchema, Schema) }, "schema 2 with the buckets"},
+		"checksum":                {func(x *tx) error { x.sum[0] ^= 1; return nil }, "do not add up"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, _ := olderStore(t, tt.tamper)
+			untouched(t, path, func() {
+				if _, err := Open(path); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%v, want %q in it", err, tt.want)
+				}
+			})
+		})
+	}
 }
 
 func TestUnsafe(t *testing.T) {

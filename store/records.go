@@ -15,20 +15,31 @@ import (
 )
 
 // Schema is the version of what is in the file. Whoever changes the meaning of a record raises it.
-const Schema = 1
+//
+// Schema 1 had neither history nor pending changes. Open adds the empty buckets to such a store.
+const Schema = 2
 
 // The buckets, sorted.
 const (
 	bucketChains    = "chains"    // interface: Chain as JSON
+	bucketHistory   = "history"   // entryKey: Entry as JSON
 	bucketMeta      = "meta"      // the keys below
 	bucketObjects   = "objects"   // sha256 in hex: the object
+	bucketPending   = "pending"   // pendingKey: Pending as JSON
 	bucketPrograms  = "programs"  // name: Program as JSON
-	bucketRefs      = "refs"      // sha256 in hex: number of programs that name the object
+	bucketRefs      = "refs"      // sha256 in hex: how often programs, history and pending changes name the object
 	bucketRevisions = "revisions" // interface: highest revision ever
 )
 
-func bucketNames() []string {
-	return []string{bucketChains, bucketMeta, bucketObjects, bucketPrograms, bucketRefs, bucketRevisions}
+// bucketNames returns those of a schema, sorted; of schema 0 and of newer ones, none.
+func bucketNames(schema uint64) []string {
+	switch schema {
+	case 1:
+		return []string{bucketChains, bucketMeta, bucketObjects, bucketPrograms, bucketRefs, bucketRevisions}
+	case Schema:
+		return []string{bucketChains, bucketHistory, bucketMeta, bucketObjects, bucketPending, bucketPrograms, bucketRefs, bucketRevisions}
+	}
+	return nil
 }
 
 // The keys of bucketMeta.
@@ -36,6 +47,7 @@ const (
 	keySchema    = "schema"
 	keyBootID    = "boot_id"
 	keyProgramID = "last_program_id"
+	keyPendingID = "last_pending_id"
 	keyDigest    = "digest"
 )
 
@@ -61,9 +73,9 @@ func (d *digest) toggle(bucket string, key, value []byte) {
 	}
 }
 
-// inspect reads the whole file of this size without changing it. It returns nil if it is a store of this schema and
-// whole, except for the content of objects. Errors wrap ErrNewer or are what is wrong.
-func inspect(file io.ReaderAt, size int64) error {
+// inspect reads the whole file of this size without changing it. It returns the schema if it is a store of one that is
+// known and whole, except for the content of objects. Errors wrap ErrNewer or are what is wrong.
+func inspect(file io.ReaderAt, size int64) (schema uint64, err error) {
 	var sum digest
 	meta := map[string]string{}
 	buckets, err := walk(file, size, func(bucket string, key, value []byte) {
@@ -73,34 +85,35 @@ func inspect(file io.ReaderAt, size int64) error {
 		}
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	schema, err := strconv.ParseUint(meta[keySchema], 10, 32)
+	schema, err = strconv.ParseUint(meta[keySchema], 10, 32)
 	if err != nil {
-		return fmt.Errorf("no schema in it")
+		return 0, fmt.Errorf("no schema in it")
 	}
 	if schema > Schema {
-		return fmt.Errorf("%w: it has schema %d, and this xdpd knows up to %d", ErrNewer, schema, Schema)
+		return 0, fmt.Errorf("%w: it has schema %d, and this xdpd knows up to %d", ErrNewer, schema, Schema)
 	}
-	if schema < Schema || !slices.Equal(buckets, bucketNames()) {
-		return fmt.Errorf("schema %d with the buckets %q", schema, buckets)
+	if !slices.Equal(buckets, bucketNames(schema)) {
+		return 0, fmt.Errorf("schema %d with the buckets %q", schema, buckets)
 	}
 	if meta[keyDigest] != string(sum[:]) {
-		return fmt.Errorf("its records do not add up to their checksum")
+		return 0, fmt.Errorf("its records do not add up to their checksum")
 	}
-	return nil
+	return schema, nil
 }
 
 // tx is a transaction that writes, and keeps the digest up to date.
 type tx struct {
 	*bolt.Tx
-	sum digest
+	sum  digest
+	refs map[string]int // by how much the number of references to objects changes
 }
 
 // update does fn in one transaction.
 func update(db *bolt.DB, fn func(*tx) error) error {
 	return db.Update(func(t *bolt.Tx) error {
-		x := &tx{Tx: t}
+		x := &tx{Tx: t, refs: map[string]int{}}
 		copy(x.sum[:], get(t, bucketMeta, keyDigest))
 		if err := fn(x); err != nil {
 			return err

@@ -5,17 +5,19 @@ package store
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/xdpd/xdpd/chain"
 )
 
 // Save makes a change durable: all of it when it returns nil, nothing of it otherwise.
 //
-// What comes of it must fit together, else ErrInvalid: each program's object is in the change or stored already and
-// has the size given, no two programs have the same id, each chain is valid and has members that exist. Objects go
-// with the last program that names them, and those in the change that no program names are not stored.
+// What comes of it must fit together, else ErrInvalid: the object of each program that is put, kept by the history or by
+// a pending change is in the change or stored already and has the size given; no two programs have the same id (one that a
+// pending change keeps can have that of the one that exists if it is loaded the same, so that its pins serve both); each
+// chain is valid and has members that exist; each interface and each program is in one pending change at most, and
+// each member of a chain that a pending change would bring back is a program that exists or that the change keeps.
+// Objects go with the last of these that names them, and those in the change that none names are not stored.
 func (s *Store) Save(c Change) error {
 	if c.isEmpty() {
 		return nil
@@ -30,96 +32,18 @@ func (s *Store) Save(c Change) error {
 		return err
 	}
 	for _, p := range c.PutPrograms {
-		s.raiseID(p.ID)
+		raiseTo(&s.nextID, p.ID)
 	}
-	return nil
-}
-
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrInvalid, fmt.Errorf(format, args...))
-}
-
-// validate checks all that can be told without the store.
-func (c Change) validate() error {
-	programs := newOnce("program", c.DeletePrograms)
-	for _, p := range c.PutPrograms {
-		if err := programs.put(p.Name); err != nil {
-			return err
-		}
-		if err := p.validate(); err != nil {
-			return err
+	for _, e := range c.PutHistory {
+		for _, p := range e.Programs {
+			raiseTo(&s.nextID, p.ID)
 		}
 	}
-	chains := newOnce("chain", c.DeleteChains)
-	for _, ch := range c.PutChains {
-		if err := chains.put(ch.Interface); err != nil {
-			return err
+	for _, pending := range c.PutPending {
+		raiseTo(&s.nextPending, pending.ID)
+		for _, p := range pending.Programs {
+			raiseTo(&s.nextID, p.ID)
 		}
-		if err := ch.validate(); err != nil {
-			return err
-		}
-	}
-	for sha, object := range c.Objects {
-		if len(object) == 0 || hashOf(object) != sha {
-			return invalid("object %q: %d bytes with the sha256 %s", sha, len(object), hashOf(object))
-		}
-	}
-	return nil
-}
-
-// once finds names that are put twice, or put and deleted.
-type once struct {
-	noun           string
-	deleted, names []string
-}
-
-func newOnce(noun string, deleted []string) *once { return &once{noun: noun, deleted: deleted} }
-
-func (o *once) put(name string) error {
-	if slices.Contains(o.names, name) {
-		return invalid("%s %s is put twice", o.noun, name)
-	}
-	if slices.Contains(o.deleted, name) {
-		return invalid("%s %s is put and deleted", o.noun, name)
-	}
-	o.names = append(o.names, name)
-	return nil
-}
-
-func (p Program) validate() error {
-	if err := chain.ValidName(p.Name); err != nil {
-		return invalid("%w", err)
-	}
-	switch {
-	case p.ID == 0:
-		return invalid("program %s has no id", p.Name)
-	case p.Function == "":
-		return invalid("program %s has no function", p.Name)
-	case !isHash(p.Object):
-		return invalid("program %s: object %q is not a sha256 in hex", p.Name, p.Object)
-	case p.Lifetime != "daemon" && p.Lifetime != "persistent" && p.Lifetime != "lease":
-		return invalid("program %s: unknown lifetime %q", p.Name, p.Lifetime)
-	}
-	return nil
-}
-
-func (c Chain) validate() error {
-	if c.Interface == "" || len(c.Interface) > 255 {
-		return invalid("interface name %q", c.Interface)
-	}
-	if err := c.Chain.Validate(); err != nil {
-		return invalid("chain of %s: %w", c.Interface, err)
-	}
-	for i, r := range c.Revisions {
-		if len(r.Slots) > chain.MaxMembers {
-			return invalid("chain of %s: revision %d has %d slots", c.Interface, r.Number, len(r.Slots))
-		}
-		if slices.ContainsFunc(c.Revisions[:i], func(o Revision) bool { return o.Number == r.Number }) {
-			return invalid("chain of %s: revision %d twice", c.Interface, r.Number)
-		}
-	}
-	if n := len(c.Revisions); n > 0 && c.Revisions[n-1].Number != c.Revision {
-		return invalid("chain of %s: the last revision is %d, not the intended %d", c.Interface, c.Revisions[n-1].Number, c.Revision)
 	}
 	return nil
 }
@@ -133,36 +57,45 @@ func (c Chain) highest() uint64 {
 	return highest
 }
 
-// apply makes the change, and then checks what came of it.
-func (t *tx) apply(c Change) error {
-	refs := map[string]int{} // by how much the number of an object's programs changes
-	for _, name := range c.DeletePrograms {
-		if err := t.dropProgram(name, refs); err != nil {
-			return err
-		}
+// keeper is a record that keeps the objects of programs.
+type keeper interface{ keeps() []Program }
+
+func (p Program) keeps() []Program { return []Program{p} }
+
+func (e Entry) keeps() []Program { return e.Programs }
+
+func (p Pending) keeps() []Program { return p.Programs }
+
+// keep puts a record and counts its references. It replaces one with the same key.
+func keep[T keeper](t *tx, bucket, key string, record T) error {
+	if err := drop[T](t, bucket, key); err != nil {
+		return err
 	}
-	for _, p := range c.PutPrograms {
-		if err := t.dropProgram(p.Name, refs); err != nil {
-			return err
-		}
-		refs[p.Object]++
-		if err := t.putJSON(bucketPrograms, p.Name, p); err != nil {
-			return err
-		}
+	for _, p := range record.keeps() {
+		t.refs[p.Object]++
 		if err := t.raise(bucketMeta, keyProgramID, p.ID); err != nil {
 			return err
 		}
 	}
-	if err := t.applyRefs(refs, c.Objects); err != nil {
+	return t.putJSON(bucket, key, record)
+}
+
+// drop deletes a record if there is one, and counts its references down.
+func drop[T keeper](t *tx, bucket, key string) error {
+	old, found, err := getJSON[T](t.Tx, bucket, key)
+	if err != nil || !found {
 		return err
 	}
-	for _, name := range c.DeleteChains {
-		if err := t.delete(bucketChains, name); err != nil {
-			return err
-		}
+	for _, p := range old.keeps() {
+		t.refs[p.Object]--
 	}
-	for _, ch := range c.PutChains {
-		if err := t.putChain(ch); err != nil {
+	return t.delete(bucket, key)
+}
+
+// apply makes the change, and then checks what came of it.
+func (t *tx) apply(c Change) error {
+	for _, do := range []func(Change) error{t.applyPrograms, t.applyChains, t.applyHistory, t.applyPending, t.applyRefs} {
+		if err := do(c); err != nil {
 			return err
 		}
 	}
@@ -174,19 +107,37 @@ func (t *tx) apply(c Change) error {
 	return t.verify(c)
 }
 
-// dropProgram deletes a program if there is one, and counts its reference down.
-func (t *tx) dropProgram(name string, refs map[string]int) error {
-	old, found, err := getJSON[Program](t.Tx, bucketPrograms, name)
-	if err != nil || !found {
-		return err
+func (t *tx) applyPrograms(c Change) error {
+	for _, name := range c.DeletePrograms {
+		if err := drop[Program](t, bucketPrograms, name); err != nil {
+			return err
+		}
 	}
-	refs[old.Object]--
-	return t.delete(bucketPrograms, name)
+	for _, p := range c.PutPrograms {
+		if err := keep(t, bucketPrograms, p.Name, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) applyChains(c Change) error {
+	for _, name := range c.DeleteChains {
+		if err := t.delete(bucketChains, name); err != nil {
+			return err
+		}
+	}
+	for _, ch := range c.PutChains {
+		if err := t.putChain(ch); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // applyRefs changes reference counts, adds objects that are new, and deletes those that are not needed any more.
-func (t *tx) applyRefs(refs map[string]int, objects map[string][]byte) error {
-	for sha, change := range refs {
+func (t *tx) applyRefs(c Change) error {
+	for sha, change := range t.refs {
 		count, err := getNumber(t.Tx, bucketRefs, sha)
 		if err != nil {
 			return err
@@ -207,7 +158,7 @@ func (t *tx) applyRefs(refs map[string]int, objects map[string][]byte) error {
 		if err := t.putNumber(bucketRefs, sha, count); err != nil {
 			return err
 		}
-		if object, given := objects[sha]; given && get(t.Tx, bucketObjects, sha) == nil {
+		if object, given := c.Objects[sha]; given && get(t.Tx, bucketObjects, sha) == nil {
 			if err := t.put(bucketObjects, sha, object); err != nil {
 				return err
 			}
@@ -232,7 +183,53 @@ func (t *tx) putChain(c Chain) error {
 
 // verify checks that everything that the change touched has what it refers to.
 func (t *tx) verify(c Change) error {
-	for _, p := range c.PutPrograms {
+	if err := t.verifyObjects(c); err != nil {
+		return err
+	}
+	programs, ids := map[string]Program{}, map[uint64]string{}
+	err := each(t.Tx, bucketPrograms, func(name string, p Program) error {
+		if other, taken := ids[p.ID]; taken {
+			return invalid("programs %s and %s have the same id %d", other, name, p.ID)
+		}
+		programs[name], ids[p.ID] = p, name
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = each(t.Tx, bucketChains, func(name string, ch Chain) error {
+		for _, m := range ch.Chain.Members {
+			if _, exists := programs[m.Program]; !exists {
+				return invalid("the chain of %s names the program %s, which does not exist", name, m.Program)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	pending, err := pendingIn(t.Tx)
+	if err != nil {
+		return err
+	}
+	if found := conflicts(programs, pending); len(found) > 0 {
+		return invalid("%w", errors.Join(found...))
+	}
+	return nil
+}
+
+// verifyObjects checks that what was put and is still there has its objects.
+func (t *tx) verifyObjects(c Change) error {
+	programs := slices.Clone(c.PutPrograms)
+	for _, e := range c.PutHistory {
+		if get(t.Tx, bucketHistory, entryKey(e.Interface, e.Revision)) != nil {
+			programs = append(programs, e.Programs...)
+		}
+	}
+	for _, p := range c.PutPending {
+		programs = append(programs, p.Programs...)
+	}
+	for _, p := range programs {
 		object := get(t.Tx, bucketObjects, p.Object)
 		if object == nil {
 			return invalid("program %s: its object %s is neither in the change nor in the store", p.Name, p.Object)
@@ -241,25 +238,7 @@ func (t *tx) verify(c Change) error {
 			return invalid("program %s: its object has %d bytes, not %d", p.Name, len(object), p.Size)
 		}
 	}
-	names, ids := map[string]bool{}, map[uint64]string{}
-	err := each(t.Tx, bucketPrograms, func(name string, p Program) error {
-		if other, taken := ids[p.ID]; taken {
-			return invalid("programs %s and %s have the same id %d", other, name, p.ID)
-		}
-		names[name], ids[p.ID] = true, name
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return each(t.Tx, bucketChains, func(name string, ch Chain) error {
-		for _, m := range ch.Chain.Members {
-			if !names[m.Program] {
-				return invalid("the chain of %s names the program %s, which does not exist", name, m.Program)
-			}
-		}
-		return nil
-	})
+	return nil
 }
 
 func hashOf(object []byte) string {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package store keeps what users asked for: programs, their objects, and chains, in one file, each change in one
-// transaction. It is the truth of which the kernel is a cache; what is not in it will be taken off the interfaces.
+// Package store keeps what users asked for: programs, their objects, and chains, with the history of these and what it
+// takes to undo changes that are pending, in one file, each change in one transaction. It is the truth of which the
+// kernel is a cache; what is not in it will be taken off the interfaces.
 //
 // It imports chain for what a chain is, and bbolt, which no other package does.
 package store
@@ -20,9 +21,10 @@ import (
 
 // Store is an open store. Its methods can be called from several goroutines.
 type Store struct {
-	path   string
-	file   *os.File // the one that db uses
-	nextID atomic.Uint64
+	path string
+	file *os.File // the one that db uses
+
+	nextID, nextPending atomic.Uint64 // the last ids that were given
 
 	// mu serialises everything that touches db or broken: so that after a fault nobody waits for a lock of bbolt
 	// that was left locked.
@@ -83,11 +85,15 @@ func (s *Store) guarded(verb string, do func() error) (err error) {
 // one, is saved.
 func (s *Store) NextProgramID() uint64 { return s.nextID.Add(1) }
 
-// raiseID sees to it that NextProgramID returns more than id.
-func (s *Store) raiseID(id uint64) {
+// NextPendingID returns an id that no pending change has or had. It is taken for good once a pending change with it, or
+// a higher one, is saved.
+func (s *Store) NextPendingID() uint64 { return s.nextPending.Add(1) }
+
+// raiseTo makes last at least id.
+func raiseTo(last *atomic.Uint64, id uint64) {
 	for {
-		old := s.nextID.Load()
-		if old >= id || s.nextID.CompareAndSwap(old, id) {
+		old := last.Load()
+		if old >= id || last.CompareAndSwap(old, id) {
 			return
 		}
 	}

@@ -18,7 +18,7 @@ import (
 func TestEmpty(t *testing.T) {
 	s := newStore(t)
 	st := mustRead(t, s, "eth0")
-	if len(st.Programs)+len(st.Chains) != 0 || st.BootID != "" || st.Revisions["eth0"] != 0 {
+	if len(st.Programs)+len(st.Chains)+len(st.History)+len(st.Pending) != 0 || st.BootID != "" || st.Revisions["eth0"] != 0 {
 		t.Errorf("%+v", st)
 	}
 	if _, found, err := s.Program("a"); found || err != nil {
@@ -53,7 +53,7 @@ func TestRoundTrip(t *testing.T) {
 		if got := mustRead(t, s, "eth0", "eth1"); !reflect.DeepEqual(got, want) {
 			t.Fatalf("got  %+v\nwant %+v", got, want)
 		}
-		if p, found, err := s.Program("a"); !found || err != nil || p != a {
+		if p, found, err := s.Program("a"); !found || err != nil || !reflect.DeepEqual(p, a) {
 			t.Errorf("%+v, %v, %v", p, found, err)
 		}
 		if c, found, err := s.Chain("eth0"); !found || err != nil || !reflect.DeepEqual(c, eth0) {

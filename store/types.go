@@ -8,16 +8,17 @@ import (
 	"github.com/xdpd/xdpd/chain"
 )
 
-// Program is one XDP function of one object, as a user added it.
+// Program is one XDP function of one object: what it takes to load it.
 type Program struct {
-	ID       uint64    `json:"id"` // of its pins; from NextProgramID
-	Name     string    `json:"name"`
-	Function string    `json:"function"`
-	Object   string    `json:"object"` // sha256 of the object, in lower-case hex
-	Size     uint64    `json:"size"`   // of the object, in bytes
-	Lifetime string    `json:"lifetime"`
-	Added    time.Time `json:"added"`
-	OwnerUID uint32    `json:"owner_uid"`
+	ID       uint64         `json:"id"` // of its pins; from NextProgramID; a new version of a program has a new one
+	Name     string         `json:"name"`
+	Function string         `json:"function"`
+	Object   string         `json:"object"` // sha256 of the object, in lower-case hex
+	Size     uint64         `json:"size"`   // of the object, in bytes
+	Lifetime string         `json:"lifetime"`
+	Added    time.Time      `json:"added"`
+	OwnerUID uint32         `json:"owner_uid"`
+	Settings chain.Settings `json:"settings,omitzero"`
 }
 
 // Revision says what the slots of a loaded revision are, so that its counters can be folded into Totals.
@@ -48,7 +49,47 @@ type Chain struct {
 	Packets    uint64                  `json:"packets"`          // folded
 }
 
-// Change is what one Save makes durable. A name can be put or deleted, not both.
+// Caller is the process that asked for a change.
+type Caller struct {
+	UID uint32 `json:"uid"`
+	PID int32  `json:"pid"`
+}
+
+// Entry is a chain that an interface has or had, in its history. Each member has its program in Programs, and there are
+// no others.
+type Entry struct {
+	Interface string      `json:"interface"`
+	Revision  uint64      `json:"revision"` // unique for the interface, not 0; LastRevision becomes at least this
+	Chain     chain.Chain `json:"chain"`    // without members: there was none from then on
+	Programs  []Program   `json:"programs"` // of its members, as they were; their objects are kept
+	Time      time.Time   `json:"time"`
+	Caller    Caller      `json:"caller"`
+	What      string      `json:"what"`              // such as "add blocklist"; up to MaxText bytes
+	Comment   string      `json:"comment,omitempty"` // up to MaxText bytes
+	Diff      []string    `json:"diff,omitempty"`    // from the chain before it, for people; up to MaxDiff lines of MaxDiffLine bytes
+}
+
+// Pending is a change that is undone unless it is confirmed in time, with what it takes to undo it: the chains as they
+// were, whose members are programs that exist or are in Programs. An interface is in one pending change at most, and so
+// is a program, in Programs or Added.
+type Pending struct {
+	ID       uint64         `json:"id"`       // from NextPendingID
+	BootID   string         `json:"boot_id"`  // of the boot that Deadline is of
+	Deadline time.Duration  `json:"deadline"` // on CLOCK_BOOTTIME
+	Chains   []PendingChain `json:"chains"`   // those that it changed
+	Programs []Program      `json:"programs"` // that it replaced or removed, as they were; their objects and pins are kept
+	Added    []string       `json:"added"`    // programs that there were not before
+	Caller   Caller         `json:"caller"`
+	What     string         `json:"what"` // up to MaxText bytes
+}
+
+// PendingChain is a chain as it was before a change that is pending.
+type PendingChain struct {
+	Interface string       `json:"interface"`
+	Before    *chain.Chain `json:"before"` // nil: there was none
+}
+
+// Change is what Save makes durable. A record can be put or deleted, not both, and once.
 type Change struct {
 	BootID         string            // empty: stays
 	PutPrograms    []Program         // new ones, and new versions of old ones
@@ -56,8 +97,20 @@ type Change struct {
 	DeletePrograms []string          // names; of what is absent: nothing
 	PutChains      []Chain           // new ones, and new versions of old ones
 	DeleteChains   []string          // names of interfaces; of what is absent: nothing
+	PutHistory     []Entry           // new ones, and new versions of old ones; the oldest of their interfaces beyond HistoryLimit go
+	DeleteHistory  []EntryKey        // of what is absent: nothing
+	HistoryLimit   int               // how many entries an interface keeps when it gets a new one; 0: none, not even the new one
+	PutPending     []Pending         // new ones, and new versions of old ones
+	DeletePending  []uint64          // ids; of what is absent: nothing
+}
+
+// EntryKey names an entry of the history.
+type EntryKey struct {
+	Interface string
+	Revision  uint64
 }
 
 func (c Change) isEmpty() bool {
-	return c.BootID == "" && len(c.PutPrograms) == 0 && len(c.DeletePrograms) == 0 && len(c.PutChains) == 0 && len(c.DeleteChains) == 0
+	return c.BootID == "" && len(c.PutPrograms) == 0 && len(c.DeletePrograms) == 0 && len(c.PutChains) == 0 && len(c.DeleteChains) == 0 &&
+		len(c.PutHistory) == 0 && len(c.DeleteHistory) == 0 && len(c.PutPending) == 0 && len(c.DeletePending) == 0
 }

@@ -24,6 +24,7 @@ type config struct {
 	stateDir    string
 	bpffs       string
 	linker      string
+	history     int
 	logLevel    string
 	logFormat   string
 }
@@ -31,12 +32,12 @@ type config struct {
 func defaults() config {
 	return config{
 		socket: "/run/xdpd/xdpd.sock", socketMode: 0o660, stateDir: "/var/lib/xdpd", bpffs: "/sys/fs/bpf/xdpd",
-		linker: dispatcher.Auto, logLevel: "info", logFormat: "auto",
+		linker: dispatcher.Auto, history: 32, logLevel: "info", logFormat: "auto",
 	}
 }
 
 func (c config) control() control.Config {
-	return control.Config{StateDir: c.stateDir, BPFFS: c.bpffs, Linker: c.linker}
+	return control.Config{StateDir: c.stateDir, BPFFS: c.bpffs, Linker: c.linker, History: c.history}
 }
 
 // String writes the configuration as a file that loadConfig reads.
@@ -96,6 +97,11 @@ func keys() []key {
 		path("state_dir", "the folder for what outlives the daemon", func(c *config) *string { return &c.stateDir }),
 		path("bpffs", "the folder for pins, in a BPF FS", func(c *config) *string { return &c.bpffs }),
 		choice("linker", "how programs are linked", func(c *config) *string { return &c.linker }, dispatcher.Auto, dispatcher.Freplace, dispatcher.Inline),
+		{
+			name: "history", about: "how many earlier chains of an interface are kept", allowed: "a number from 0 to 1024",
+			get:   func(c config) string { return strconv.Itoa(c.history) },
+			store: setHistory,
+		},
 		choice("log_level", "what is logged", func(c *config) *string { return &c.logLevel }, "debug", "info", "warn", "error"),
 		choice("log_format", "how it is logged", func(c *config) *string { return &c.logFormat }, "auto", "text", "json"),
 	}
@@ -148,6 +154,15 @@ func setSocketMode(c *config, v string) error {
 		return errors.New("it locks the owner out")
 	}
 	c.socketMode = os.FileMode(mode)
+	return nil
+}
+
+func setHistory(c *config, v string) error {
+	n, err := strconv.ParseUint(v, 10, 16)
+	if err != nil || n > 1024 {
+		return errors.New("it is not such a number")
+	}
+	c.history = int(n)
 	return nil
 }
 

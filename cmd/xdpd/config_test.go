@@ -18,11 +18,12 @@ socket_group: "20"
 state_dir: '/b'
 bpffs: "/c"
 linker: inline
+history: 7
 log_level: debug
 log_format: json
 `))
 	want := config{
-		socket: "/a/s", socketMode: 0o600, socketGroup: "20", stateDir: "/b", bpffs: "/c", linker: "inline", logLevel: "debug", logFormat: "json",
+		socket: "/a/s", socketMode: 0o600, socketGroup: "20", stateDir: "/b", bpffs: "/c", linker: "inline", history: 7, logLevel: "debug", logFormat: "json",
 	}
 	if err != nil || cfg != want {
 		t.Errorf("got %+v, %v, want %+v", cfg, err, want)
@@ -69,6 +70,8 @@ func TestBadConfigSaysWhereAndWhat(t *testing.T) {
 		{"linker: fast", "1", "auto, freplace or inline"},
 		{"linker: yes", "1", "auto, freplace or inline"},
 		{"linker: Auto", "1", "auto, freplace or inline"},
+		{"history: -1", "1", "a number from 0 to 1024"},
+		{"history: 1025", "1", "a number from 0 to 1024"},
 		{"log_level: trace", "1", "debug, info, warn or error"},
 		{"log_format: xml", "1", "auto, text or json"},
 		{"socket_mode: 0666", "1", "as good as root"},

@@ -44,6 +44,11 @@ func (f *fake) step(s string) {
 	f.steps = append(f.steps, s)
 }
 
+func (f *fake) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (f *fake) did(t *testing.T, want ...string) {
 	t.Helper()
 	f.mu.Lock()
@@ -78,11 +83,11 @@ func (f *fake) Status(context.Context) (control.Status, error) {
 	return control.Status{Linker: "inline", Programs: 3, Chains: 2, Problems: []string{"a problem"}}, nil
 }
 
-func (f *fake) AddProgram(context.Context, control.AddRequest) (control.Program, []control.Chain, error) {
+func (f *fake) AddProgram(context.Context, control.AddRequest) (control.Program, control.Outcome, error) {
 	f.added <- struct{}{}
 	<-f.block
 	f.step("added")
-	return control.Program{}, nil, nil
+	return control.Program{}, control.Outcome{}, nil
 }
 
 func (f *fake) daemon() daemon {

@@ -27,6 +27,7 @@ const (
 type controller interface {
 	server.Controller
 	Reconcile(ctx context.Context) error
+	Run(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Close() error
 }

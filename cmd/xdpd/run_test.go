@@ -75,7 +75,7 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 	f := &fake{}
 	var out bytes.Buffer
 	code := run(t.Context(), f.daemon(), []string{"teardown", "--config", file, "--state-dir", "/from/flag"}, noEnv, &out, &out)
-	if want := (control.Config{StateDir: "/from/flag", BPFFS: "/b", Linker: "inline"}); code != exitOK || f.cfg != want {
+	if want := (control.Config{StateDir: "/from/flag", BPFFS: "/b", Linker: "inline", History: 32}); code != exitOK || f.cfg != want {
 		t.Errorf("exit %d, teardown of %+v, want %+v; %s", code, f.cfg, want, out.String())
 	}
 	f.did(t, "teardown")

@@ -68,6 +68,7 @@ func operate(ctx context.Context, c controller, cfg config, log *slog.Logger) er
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return srv.Serve(lis) })
 	tasks.Go(func() error { return watchdog(ctx, c, log) })
+	tasks.Go(func() error { return c.Run(ctx) })
 	tasks.Go(func() error {
 		<-ctx.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)

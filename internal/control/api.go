@@ -11,6 +11,7 @@ import (
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/store"
 )
 
 // Lifetime says what ends a program besides its removal. "lease" is reserved.
@@ -25,10 +26,29 @@ const (
 // Position is a place relative to other members; at most one field is set, none: by priority alone.
 type Position = chain.Position
 
+// Options are what every change takes. The zero value asks for nothing but the change.
+type Options struct {
+	Expected      map[string]uint64 // by interface, the revision that it must have; 0: no chain
+	DryRun        bool              // only see what would come of it
+	ConfirmWithin time.Duration     // undo it unless it is confirmed within this time; 0: it stays
+	Comment       string            // for the history
+	Caller        Caller            // who asks
+}
+
+// Outcome is what a change did, or would do.
+type Outcome struct {
+	Changed bool // anything is different now
+	DryRun  bool
+	Diff    []string // for people
+	Pending *Pending // nil: it does not wait to be confirmed
+	Maps    []MapOrigin
+	Chains  []Chain // those that were named, and those that changed, sorted by interface
+}
+
 // AddRequest asks for a program on interfaces. All names are as the client gave them.
 type AddRequest struct {
 	Name       string // empty: the function's name
-	Object     []byte
+	Object     Object
 	Function   string // empty: the only XDP program of the object
 	Interfaces []string
 	Priority   *int32 // nil: the default, or what the position needs
@@ -36,7 +56,37 @@ type AddRequest struct {
 	ProceedOn  *chain.ProceedOn // nil: {PASS}
 	Mode       chain.Mode       // empty: auto for a new chain, else whatever it has
 	Lifetime   Lifetime         // empty: daemon
-	OwnerUID   uint32
+	Settings   chain.Settings
+	Options    Options
+}
+
+// Object is an ELF file, or the sha256 in hex of one that is known; at most one is set.
+type Object struct {
+	Data   []byte
+	SHA256 string
+}
+
+// ReplaceRequest asks for a new version of a program.
+type ReplaceRequest struct {
+	Name      string
+	Object    Object          // none: the one it has
+	Function  string          // empty: the one it has, or if the object has no such, its only XDP program
+	Settings  *chain.Settings // nil: those it has
+	FreshMaps bool
+	Options   Options
+}
+
+// RemoveRequest asks for a program to go from interfaces; none: from all.
+type RemoveRequest struct {
+	Name       string
+	Interfaces []string
+	Options    Options
+}
+
+// UpdateRequest asks for changes of members.
+type UpdateRequest struct {
+	Updates []Update
+	Options Options
 }
 
 // Update changes one member; nil fields stay.
@@ -47,6 +97,80 @@ type Update struct {
 	Position  Position
 	ProceedOn *chain.ProceedOn
 	Enabled   *bool
+}
+
+// SetRequest says what chains and programs there shall be.
+type SetRequest struct {
+	Objects   map[string][]byte // by sha256 in hex
+	Programs  []ProgramSpec
+	Chains    []ChainSpec
+	FreshMaps bool
+	Options   Options
+}
+
+// ProgramSpec is what a program shall be.
+type ProgramSpec struct {
+	Name     string
+	SHA256   string          // of its object; empty: the one it has
+	Function string          // empty: the one it has, or the only XDP program of the object
+	Lifetime Lifetime        // empty: as it is; daemon, if it is new
+	Settings *chain.Settings // nil: as they are; none, if it is new
+}
+
+// ChainSpec is what a chain shall be.
+type ChainSpec struct {
+	Interface string
+	Mode      chain.Mode     // empty: as it is; auto, if it is new
+	Final     *chain.Verdict // nil: pass
+	Members   []MemberSpec   // none: no chain
+}
+
+// MemberSpec is what a member shall be.
+type MemberSpec struct {
+	Program   string
+	Priority  *int32           // nil: see chain.Arrange
+	ProceedOn *chain.ProceedOn // nil: {PASS}
+	Disabled  bool
+}
+
+// RollbackRequest asks for an earlier chain of an interface.
+type RollbackRequest struct {
+	Interface  string
+	Revision   uint64 // 0: the one before the last change
+	Everywhere bool   // replace programs on their other interfaces too
+	Options    Options
+}
+
+// History is an entry of an interface's history.
+type History struct {
+	store.Entry
+	Current bool // the interface has this chain now
+}
+
+// Pending is a change that is undone unless it is confirmed in time.
+type Pending struct {
+	ID         uint64
+	Until      time.Time // by the host's clock, as it is now
+	Left       time.Duration
+	Interfaces []string // sorted
+	Programs   []string // sorted
+	Caller     Caller
+	What       string
+}
+
+// TestRequest is packets for a chain.
+type TestRequest struct {
+	Interface string
+	Packets   [][]byte // from the Ethernet header on
+	CopyMaps  bool
+}
+
+// TestResult is what became of them.
+type TestResult struct {
+	Revision uint64
+	Packets  []dispatcher.Trace // for each packet
+	LiveMaps []string           // that the programs could change for real: "program/map"
+	Notes    []string           // what was not as on the wire
 }
 
 // Program is what there is to know of a program.
@@ -62,6 +186,19 @@ type Program struct {
 	KernelID   uint32   // 0 where it has no program of its own in the kernel
 	Added      time.Time
 	OwnerUID   uint32
+	Settings   chain.Settings
+}
+
+// Map is a map of a program.
+type Map struct {
+	dispatcher.Map
+	SharedWith []string // other programs that use it, sorted
+}
+
+// MapOrigin says where a map of a program that a change loaded comes from.
+type MapOrigin struct {
+	Program string
+	dispatcher.MapOrigin
 }
 
 // Chain is what there is to know of an interface's chain.
@@ -77,8 +214,9 @@ type Chain struct {
 	Linker     string // "freplace" or "inline": of the live revision
 	KernelID   uint32 // of the dispatcher program
 	LinkID     uint32
-	Packets    uint64 // that went through the chain
-	End        uint64 // that got the final verdict
+	Packets    uint64   // that went through the chain
+	End        uint64   // that got the final verdict
+	Pending    *Pending // a change of it that waits to be confirmed
 }
 
 // Member is a chain's member with its slot and counts.
@@ -100,8 +238,8 @@ type Status struct {
 	Problems     []string
 }
 
-// What the dispatcher says of maps and linkers is passed on as it is.
+// What the other packages say of these is passed on as it is.
 type (
-	Map   = dispatcher.Map
-	Probe = dispatcher.Probe
+	Caller = store.Caller
+	Probe  = dispatcher.Probe
 )

@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
@@ -18,14 +18,27 @@ import (
 )
 
 // change is what one request does: the next chains, computed and valid, and what becomes of programs. The
-// locks of all its interfaces are held.
+// locks of all its interfaces and programs are held.
 type change struct {
-	next    map[string]chain.Chain // by interface; without members: the chain goes
-	force   bool                   // make a new revision also where nothing differs
-	put     []store.Program
-	objects map[string][]byte // of put, by sha256
-	remove  []store.Program
-	kept    map[string][]byte // the objects of remove, for putting them back
+	next    map[string]chain.Chain            // by interface; without members: the chain goes
+	relink  bool                              // make a new revision where nothing differs, which is nothing for the history
+	put     []store.Program                   // as they shall be
+	loaded  []uint64                          // ids of put that were loaded for it
+	objects map[string][]byte                 // of put, by sha256
+	old     []store.Program                   // as those in put were
+	added   []string                          // names of put that there were not
+	remove  []store.Program                   // that lose their last place
+	kept    map[string][]byte                 // the objects of old and remove, for putting them back
+	origins map[string][]dispatcher.MapOrigin // of the maps of what was loaded, by program
+	undoes  *store.Pending                    // the change that it takes back
+	expired bool                              // undoes was not confirmed in time
+	what    string                            // in a few words
+	options Options
+
+	steps   []*step
+	saved   bool           // the intent is in the store
+	pending *store.Pending // what the store has to undo it
+	diff    []string
 }
 
 // step is the part of a change on one interface.
@@ -36,19 +49,39 @@ type step struct {
 	before store.Chain
 	known  bool // before was in the store
 	after  store.Chain
+	diff   []string
 	staged *dispatcher.Staged
 }
 
-// apply makes a change, all or nothing: stage on every interface, save, commit on every interface. After
-// that only things are left that a later change or start can make up for: they are logged.
-func (c *Controller) apply(ctx context.Context, ch change) error {
-	steps, err := c.plan(ch)
-	if err != nil {
-		return err
+// changes tells whether a change, when it is planned, is more than nothing.
+func (ch *change) changes() bool {
+	return len(ch.steps) > 0 || len(ch.put) > 0 || ch.undoes != nil
+}
+
+// version is the record of a program that a change puts.
+func (ch *change) version(name string) (store.Program, bool) {
+	i := slices.IndexFunc(ch.put, func(p store.Program) bool { return p.Name == name })
+	if i < 0 {
+		return store.Program{}, false
 	}
+	return ch.put[i], true
+}
+
+// swaps tells whether a chain has a member whose program becomes another.
+func (ch *change) swaps(c chain.Chain) bool {
+	return slices.ContainsFunc(ch.old, func(old store.Program) bool {
+		p, _ := ch.version(old.Name)
+		return p.ID != old.ID && c.Index(old.Name) >= 0
+	})
+}
+
+// apply makes a change that is planned, all or nothing: stage on every interface, save, commit on every interface.
+// After that only things are left that a later change or start can make up for: they are logged. A dry run ends
+// before the save.
+func (c *Controller) apply(ctx context.Context, ch *change) error {
 	settled := true // the store says what the kernel does, or will when Reconcile finishes what is staged
 	defer func() {
-		for _, s := range steps {
+		for _, s := range ch.steps {
 			switch {
 			case s.staged == nil:
 			case settled:
@@ -58,7 +91,7 @@ func (c *Controller) apply(ctx context.Context, ch change) error {
 			}
 		}
 	}()
-	for _, s := range steps {
+	for _, s := range ch.steps {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -66,51 +99,66 @@ func (c *Controller) apply(ctx context.Context, ch change) error {
 			return about(err, s.iface)
 		}
 	}
+	c.describe(ch)
+	if ch.options.DryRun {
+		return nil
+	}
 	if err := failpoint.Err(failpoint.SaveBefore); err != nil {
 		return err
 	}
-	if err := c.store.Save(c.intent(ch, steps)); err != nil {
+	saving, err := c.intent(ch)
+	if err != nil {
+		return err
+	}
+	if err := c.store.Save(saving); err != nil {
 		return storeError(err)
 	}
-	settled = false
+	ch.saved, settled = true, false
 	failpoint.Hit(failpoint.SaveAfter)
-	if err := c.commit(steps); err != nil {
-		err = errors.Join(err, c.putBack(ch, steps))
+	if err := c.commit(ch.steps); err != nil {
+		err = errors.Join(err, c.putBack(ch, saving))
 		settled = true
 		return err
 	}
 	settled = true
-	c.tidy(ch, steps)
+	c.tidy(ch)
+	c.announce(ch)
 	return nil
 }
 
 // plan finds what each interface has, and drops those where nothing changes.
-func (c *Controller) plan(ch change) ([]*step, error) {
-	var steps []*step
+func (c *Controller) plan(ch *change) error {
 	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
 		s := &step{iface: iface}
+		next := ch.next[iface]
 		var err error
 		if s.before, s.known, err = c.store.Chain(iface); err != nil {
-			return nil, storeError(err)
+			return storeError(err)
 		}
-		if s.known && !ch.force && s.before.Chain.Equal(ch.next[iface]) {
+		if !s.known {
+			s.before.Chain = chain.New()
+		}
+		if s.known && !ch.relink && s.before.Chain.Equal(next) && !ch.swaps(next) {
+			continue
+		}
+		if !s.known && len(next.Members) == 0 {
 			continue
 		}
 		if s.device, s.gone, err = c.locate(iface, s.before, s.known); err != nil {
-			return nil, err
+			return err
 		}
-		if s.known && !s.gone && s.device == c.deviceOf(s.before) && c.astray(s.before) {
+		if s.known && !s.gone && !ch.options.DryRun && s.device == c.deviceOf(s.before) && c.astray(s.before) {
 			if err := c.repair(s.before); err != nil {
-				return nil, about(err, iface)
+				return about(err, iface)
 			}
 		}
-		steps = append(steps, s)
+		ch.steps = append(ch.steps, s)
 	}
-	return steps, nil
+	return nil
 }
 
 // stage makes the next revision of one interface and the record of it.
-func (c *Controller) stage(ch change, s *step) error {
+func (c *Controller) stage(ch *change, s *step) error {
 	last, err := c.store.LastRevision(s.iface)
 	if err != nil {
 		return storeError(err)
@@ -124,25 +172,24 @@ func (c *Controller) stage(ch change, s *step) error {
 		s.after.Revisions = nil
 		return err
 	}
-	plan := dispatcher.Plan{Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode}
+	plan := dispatcher.Plan{Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode, Dry: ch.options.DryRun}
 	if plan.Frags, err = c.anyFrags(s.before.Chain); err != nil {
 		return err
 	}
 	live := store.Revision{Number: last + 1}
-	for _, m := range s.after.Chain.Enabled() {
-		p, err := c.findProgram(ch, m.Program)
-		if err != nil {
-			return err
-		}
-		o, err := c.object(p)
-		if err != nil {
-			return err
-		}
-		plan.Slots = append(plan.Slots, dispatcher.Slot{Program: p.ID, Name: p.Name, Object: o, ProceedOn: m.ProceedOn})
-		live.Slots = append(live.Slots, store.Slot{Program: p.Name, ProgramID: p.ID})
+	if plan.Slots, err = c.slots(ch, s.after.Chain); err != nil {
+		return err
+	}
+	for _, slot := range plan.Slots {
+		live.Slots = append(live.Slots, store.Slot{Program: slot.Name, ProgramID: slot.Program})
 	}
 	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
 		return c.explainBusy(err, s.device.Ifindex)
+	}
+	if ch.options.DryRun {
+		if err := c.vacant(s); err != nil {
+			return err
+		}
 	}
 	if s.staged.Actual != "" {
 		s.after.Actual, s.after.ModeReason = s.staged.Actual, s.staged.ModeReason
@@ -151,99 +198,83 @@ func (c *Controller) stage(ch change, s *step) error {
 	return c.fold(s, live)
 }
 
-// fold adds to the totals what revisions before the live one counted: no packet is in them any more since the
-// change that replaced them was tidied. The live one's counters are final only when it is not live any more, and are folded by the change
-// after this one, in the same transaction that saves that change's intent.
-func (c *Controller) fold(s *step, next store.Revision) error {
-	s.after.Totals = totalsOf(s.before, s.after.Chain)
-	s.after.Revisions = []store.Revision{next}
-	done := s.before.Revisions
-	if n := len(done); n > 0 && c.deviceOf(s.before) == s.device {
-		done = done[:n-1]
-		s.after.Revisions = []store.Revision{disown(s.before.Revisions[n-1], s.after.Chain), next}
+// slots are the members of a chain that run, with the versions of their programs that the change makes.
+func (c *Controller) slots(ch *change, of chain.Chain) ([]dispatcher.Slot, error) {
+	var slots []dispatcher.Slot
+	for _, m := range of.Enabled() {
+		p, err := c.findProgram(ch, m.Program)
+		if err != nil {
+			return nil, err
+		}
+		o, err := c.object(p)
+		if err != nil {
+			return nil, err
+		}
+		slots = append(slots, dispatcher.Slot{Program: p.ID, Name: p.Name, Object: o, ProceedOn: m.ProceedOn})
 	}
-	if len(done) == 0 {
+	return slots, nil
+}
+
+// vacant fails where a dry run would put the first program on an interface that has a foreign one.
+func (c *Controller) vacant(s *step) error {
+	if s.known && s.device == c.deviceOf(s.before) {
 		return nil
 	}
-	if err := failpoint.Err(failpoint.FoldBefore); err != nil {
+	_, attached, err := netif.XDP(s.device.Ifindex)
+	if err != nil || !attached {
 		return err
 	}
-	for _, rev := range done {
-		if err := c.addCounts(&s.after, c.deviceOf(s.before), rev); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// disown takes the names of members that leave the chain out of a revision, so that its counts do not go to a
-// member of that name that is placed here later.
-func disown(rev store.Revision, c chain.Chain) store.Revision {
-	rev.Slots = slices.Clone(rev.Slots)
-	for i := range rev.Slots {
-		if c.Index(rev.Slots[i].Program) < 0 {
-			rev.Slots[i] = store.Slot{}
-		}
-	}
-	return rev
-}
-
-// addCounts adds a revision's counters to the totals of the members that are still there. A revision whose
-// pins somebody removed counts for nothing.
-func (c *Controller) addCounts(rec *store.Chain, d dispatcher.Device, rev store.Revision) error {
-	exits, err := c.plane.Counters(d, rev.Number)
-	if errors.Is(err, fs.ErrNotExist) {
-		c.log.Warn("the counts of a revision are lost: its pins are gone", "interface", rec.Interface, "revision", rev.Number)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	n := len(rev.Slots)
-	rec.End += exits.End(n)
-	rec.Packets += exits.Packets(n)
-	for i, slot := range rev.Slots {
-		if total, ok := rec.Totals[slot.Program]; ok {
-			total.Add(exits.Member(i, n))
-			rec.Totals[slot.Program] = total
-		}
-	}
-	return nil
-}
-
-// settle adds all that is only counted in the kernel to a chain's totals, the live revision's counts too.
-func (c *Controller) settle(rec *store.Chain) error {
-	rec.Totals = totalsOf(*rec, rec.Chain)
-	var errs []error
-	for _, rev := range rec.Revisions {
-		errs = append(errs, c.addCounts(rec, c.deviceOf(*rec), rev))
-	}
-	return errors.Join(errs...)
-}
-
-// totalsOf is a map of its own with the totals of the members of c, which is the chain of rec or its next.
-func totalsOf(rec store.Chain, c chain.Chain) map[string]chain.Counts {
-	totals := make(map[string]chain.Counts, len(c.Members))
-	for _, m := range c.Members {
-		totals[m.Program] = rec.Totals[m.Program]
-	}
-	return totals
+	return c.explainBusy(dispatcher.ErrBusy, s.device.Ifindex)
 }
 
 // intent is the change as the store shall have it.
-func (c *Controller) intent(ch change, steps []*step) store.Change {
-	out := store.Change{PutPrograms: ch.put, Objects: ch.objects}
+func (c *Controller) intent(ch *change) (store.Change, error) {
+	out := store.Change{PutPrograms: ch.put, Objects: ch.objects, HistoryLimit: c.history}
 	for _, p := range ch.remove {
 		out.DeletePrograms = append(out.DeletePrograms, p.Name)
 	}
-	for _, s := range steps {
+	for _, s := range ch.steps {
 		if len(s.after.Chain.Members) == 0 {
 			out.DeleteChains = append(out.DeleteChains, s.iface)
 		} else {
 			out.PutChains = append(out.PutChains, s.after)
 		}
+		if ch.relink {
+			continue
+		}
+		entry, err := c.entry(ch, s)
+		if err != nil {
+			return out, err
+		}
+		out.PutHistory = append(out.PutHistory, entry)
 	}
-	return out
+	if ch.undoes != nil {
+		out.DeletePending = []uint64{ch.undoes.ID}
+	}
+	if ch.options.ConfirmWithin > 0 {
+		var err error
+		if ch.pending, err = c.undoable(ch); err != nil {
+			return out, err
+		}
+		out.PutPending = []store.Pending{*ch.pending}
+	}
+	return out, nil
+}
+
+// entry is the history's of one interface.
+func (c *Controller) entry(ch *change, s *step) (store.Entry, error) {
+	e := store.Entry{
+		Interface: s.iface, Revision: s.after.Revision, Chain: s.after.Chain, Time: time.Now().UTC(),
+		Caller: ch.options.Caller, What: ch.what, Comment: ch.options.Comment, Diff: s.diff,
+	}
+	for _, m := range e.Chain.Members {
+		p, err := c.findProgram(ch, m.Program)
+		if err != nil {
+			return e, err
+		}
+		e.Programs = append(e.Programs, p)
+	}
+	return e, nil
 }
 
 // commit swaps the revisions of all interfaces; if one fails, those done are swapped back.
@@ -271,32 +302,39 @@ func (c *Controller) commit(steps []*step) error {
 
 // putBack makes the store say again what it said before a change whose commit failed. The objects of removed
 // programs are written anew.
-func (c *Controller) putBack(ch change, steps []*step) error {
-	back := store.Change{PutPrograms: ch.remove, Objects: ch.kept}
-	for _, p := range ch.put {
-		back.DeletePrograms = append(back.DeletePrograms, p.Name)
-	}
-	for _, s := range steps {
+func (c *Controller) putBack(ch *change, saved store.Change) error {
+	back := store.Change{PutPrograms: slices.Concat(ch.old, ch.remove), DeletePrograms: ch.added, Objects: ch.kept}
+	for _, s := range ch.steps {
 		if s.known {
 			back.PutChains = append(back.PutChains, s.before)
 		} else {
 			back.DeleteChains = append(back.DeleteChains, s.iface)
 		}
 	}
+	for _, e := range saved.PutHistory {
+		back.DeleteHistory = append(back.DeleteHistory, store.EntryKey{Interface: e.Interface, Revision: e.Revision})
+	}
+	for _, p := range saved.PutPending {
+		back.DeletePending = append(back.DeletePending, p.ID)
+	}
+	if ch.undoes != nil {
+		back.PutPending = []store.Pending{*ch.undoes}
+	}
 	if err := c.store.Save(back); err != nil {
 		return fmt.Errorf("put the store back: %w (restart the daemon: it then makes the kernel as the store says)", err)
 	}
+	ch.saved = false
 	return nil
 }
 
 // tidy removes what no packet goes through any more.
-func (c *Controller) tidy(ch change, steps []*step) {
+func (c *Controller) tidy(ch *change) {
 	// A packet that is still in an old revision must find its members in their slots, and its counts are final
 	// only when it has left.
 	if err := dispatcher.Quiesce(); err != nil {
 		c.log.Error("wait for packets in flight", "error", err)
 	}
-	for _, s := range steps {
+	for _, s := range ch.steps {
 		old := c.deviceOf(s.before)
 		if s.known && s.before.Ifindex != 0 && (s.gone || old != s.device) {
 			c.logIf("remove the pins of an interface that is gone", s.iface, c.plane.Detach(old))
@@ -310,7 +348,15 @@ func (c *Controller) tidy(ch change, steps []*step) {
 		}
 		c.setProblem(s.iface, "")
 	}
-	for _, p := range ch.remove {
+	if ch.pending != nil {
+		c.rearm()
+		return // what it replaced and removed stays loaded, to be put back
+	}
+	for _, p := range slices.Concat(ch.remove, ch.old) {
+		now, exists := ch.version(p.Name)
+		if exists && now.ID == p.ID {
+			continue
+		}
 		c.remember(p.ID, nil)
 		c.setProblem("program "+p.Name, "")
 		c.logIf("unload program "+p.Name, "", c.plane.Unload(p.ID))
@@ -330,12 +376,10 @@ func (c *Controller) deviceOf(rec store.Chain) dispatcher.Device {
 	return dispatcher.Device{Netns: c.netns, Ifindex: rec.Ifindex}
 }
 
-// findProgram looks a program up among those that a change adds, then in the store.
-func (c *Controller) findProgram(ch change, name string) (store.Program, error) {
-	for _, p := range ch.put {
-		if p.Name == name {
-			return p, nil
-		}
+// findProgram looks a program up among those that a change puts, then in the store.
+func (c *Controller) findProgram(ch *change, name string) (store.Program, error) {
+	if p, ok := ch.version(name); ok {
+		return p, nil
 	}
 	return c.program(name)
 }
@@ -349,45 +393,4 @@ func (c *Controller) program(name string) (store.Program, error) {
 		return p, chain.Errorf(chain.ProgramNotFound, chain.Facts{"program": name}, "there is no program %q (xdpctl ls lists them)", name)
 	}
 	return p, nil
-}
-
-// explainBusy says who holds an interface.
-func (c *Controller) explainBusy(err error, ifindex int) error {
-	if errors.Is(err, dispatcher.ErrGone) {
-		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
-			"%w: the interface went, or somebody detached its link, in the middle of the change (try again)", err)
-	}
-	if !errors.Is(err, dispatcher.ErrBusy) && !errors.Is(err, dispatcher.ErrForeign) {
-		return err
-	}
-	state, attached, xerr := netif.XDP(ifindex)
-	if xerr != nil {
-		return chain.Errorf(chain.InterfaceBusy, nil, "%w (who it is cannot be found out: %v)", err, xerr)
-	}
-	if !attached {
-		return chain.Errorf(chain.InterfaceBusy, nil, "%w (it has gone meanwhile: try again)", err)
-	}
-	name, nerr := dispatcher.ProgramName(state.ID)
-	if nerr != nil {
-		name = "unknown"
-	}
-	return chain.Errorf(chain.InterfaceBusy, chain.Facts{
-		"holder_id": fmt.Sprint(state.ID), "holder_name": name, "holder_mode": string(state.Mode),
-	}, "%w: program %d (%s) in %s mode holds the interface; xdpd does not touch it (detach it with the tool that attached it)",
-		err, state.ID, name, state.Mode)
-}
-
-// about adds the interface to an error that carries facts.
-func about(err error, iface string) error {
-	var e *chain.Error
-	if errors.As(err, &e) && e.Facts["interface"] == "" {
-		return e.With("interface", iface)
-	}
-	return err
-}
-
-func (c *Controller) logIf(what, iface string, err error) {
-	if err != nil {
-		c.log.Error(what, "interface", iface, "error", err)
-	}
 }

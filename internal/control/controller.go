@@ -16,7 +16,9 @@ import (
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/internal/boottime"
 	"github.com/xdpd/xdpd/internal/failpoint"
+	"github.com/xdpd/xdpd/internal/feed"
 	"github.com/xdpd/xdpd/internal/netif"
 	"github.com/xdpd/xdpd/store"
 )
@@ -26,14 +28,19 @@ type Config struct {
 	StateDir string // the folder of the store
 	BPFFS    string // the folder for pins, in a BPF FS
 	Linker   string // dispatcher.Auto, Freplace or Inline
+	History  int    // how many earlier chains of an interface are kept
 }
 
 // Controller makes all changes of one daemon. Its methods may be called from several goroutines.
 type Controller struct {
-	store *store.Store
-	plane *dispatcher.Plane
-	netns uint64
-	log   *slog.Logger
+	store   *store.Store
+	plane   *dispatcher.Plane
+	netns   uint64
+	history int
+	log     *slog.Logger
+
+	events *feed.Feed[Event]
+	alarm  *boottime.Timer // set to the first moment at which a change is to be undone
 
 	programs   locks // one for each program name; taken before those of interfaces
 	interfaces locks // one for each interface name
@@ -41,10 +48,14 @@ type Controller struct {
 	changes sync.RWMutex // held for reading by each change, for writing by Stop
 	stopped bool         // protected by changes
 
-	mu       sync.Mutex                    // protects the two below
-	objects  map[uint64]*dispatcher.Object // parsed, by program id
+	mu       sync.Mutex                    // protects those below
+	objects  map[uint64]*dispatcher.Object // parsed and configured, by program id
 	problems map[string]string             // what is wrong, by interface
+	retries  map[uint64]retry              // pending changes that could not be undone in time
 }
+
+// keptEvents is how many events a watcher may be behind.
+const keptEvents = 4096
 
 // Open opens the store and the folder for pins, and holds both until Stop or Close. What runs is not touched.
 func Open(cfg Config, log *slog.Logger) (_ *Controller, err error) {
@@ -63,15 +74,21 @@ func Open(cfg Config, log *slog.Logger) (_ *Controller, err error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
+	alarm, err := boottime.NewTimer()
+	if err != nil {
+		return nil, errors.Join(err, plane.Close(), st.Close())
+	}
 	return &Controller{
-		store: st, plane: plane, netns: netns, log: log,
-		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{},
+		store: st, plane: plane, netns: netns, history: cfg.History, log: log,
+		events: feed.New[Event](keptEvents), alarm: alarm,
+		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{}, retries: map[uint64]retry{},
 	}, nil
 }
 
 // Close lets go of everything and changes nothing: what runs goes on.
 func (c *Controller) Close() error {
-	return errors.Join(c.plane.Close(), c.store.Close())
+	c.events.Close()
+	return errors.Join(c.alarm.Close(), c.plane.Close(), c.store.Close())
 }
 
 // Stop waits for the change that is being made, refuses further ones, takes everything out of the kernel and
@@ -90,7 +107,7 @@ func (c *Controller) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(ctx))
 	}
-	err := forget(c.store, c.settle)
+	err := forget(c.store, "stop", c.settle)
 	failpoint.Hit(failpoint.StopSaved)
 	return errors.Join(err, c.plane.Teardown(), c.Close())
 }
@@ -121,52 +138,7 @@ func (c *Controller) forgetFile(cfg Config, settle func(*store.Chain) error) err
 	if err != nil {
 		return err
 	}
-	return errors.Join(forget(st, settle), st.Close())
-}
-
-// forget makes the store hold what shall be back at the next start: persistent programs and their places.
-// settle, if not nil, adds to a chain's totals what is only counted in the kernel.
-func forget(st *store.Store, settle func(*store.Chain) error) error {
-	programs, err := st.Programs()
-	if err != nil {
-		return err
-	}
-	chains, err := st.Chains()
-	if err != nil {
-		return err
-	}
-	var change store.Change
-	var errs []error
-	var gone []string
-	for _, p := range programs {
-		if p.Lifetime != string(Persistent) {
-			gone = append(gone, p.Name)
-		}
-	}
-	change.DeletePrograms = gone
-	for _, rec := range chains {
-		if settle != nil {
-			errs = append(errs, settle(&rec))
-		}
-		rec.Revisions, rec.Ifindex = nil, 0
-		// No revision has this number: should the stop be cut short, the next start does not take what still
-		// runs, with all members, for what is meant.
-		rec.Revision++
-		for _, name := range gone {
-			if rec.Chain.Index(name) >= 0 {
-				if rec.Chain, err = rec.Chain.Remove(name); err != nil {
-					return err
-				}
-			}
-			delete(rec.Totals, name)
-		}
-		if len(rec.Chain.Members) == 0 {
-			change.DeleteChains = append(change.DeleteChains, rec.Interface)
-		} else {
-			change.PutChains = append(change.PutChains, rec)
-		}
-	}
-	return errors.Join(append(errs, st.Save(change))...)
+	return errors.Join(forget(st, "teardown", settle), st.Close())
 }
 
 // begin admits a change; the caller calls the function that it returns when the change is over.
@@ -179,7 +151,7 @@ func (c *Controller) begin() (func(), error) {
 	return c.changes.RUnlock, nil
 }
 
-// object returns the parsed object of a program that the store knows.
+// object returns the parsed object of a program that is loaded, or about to be.
 func (c *Controller) object(p store.Program) (*dispatcher.Object, error) {
 	c.mu.Lock()
 	o := c.objects[p.ID]
@@ -187,14 +159,23 @@ func (c *Controller) object(p store.Program) (*dispatcher.Object, error) {
 	if o != nil {
 		return o, nil
 	}
+	o, err := c.parse(p)
+	if err == nil {
+		c.remember(p.ID, o)
+	}
+	return o, err
+}
+
+// parse reads the object of a program from the store.
+func (c *Controller) parse(p store.Program) (*dispatcher.Object, error) {
 	data, err := c.store.Object(p.Object)
 	if err != nil {
 		return nil, storeError(err)
 	}
-	if o, err = dispatcher.ParseObject(data, p.Function); err != nil {
+	o, err := configured(data, p.Function, p.Settings)
+	if err != nil {
 		return nil, fmt.Errorf("object of program %q in the store: %w", p.Name, err)
 	}
-	c.remember(p.ID, o)
 	return o, nil
 }
 
@@ -208,14 +189,22 @@ func (c *Controller) remember(id uint64, o *dispatcher.Object) {
 	}
 }
 
-// setProblem notes what is wrong with an interface; nothing, if the text is empty.
-func (c *Controller) setProblem(iface, text string) {
+// setProblem notes what is wrong with an interface, or another thing; nothing, if the text is empty.
+func (c *Controller) setProblem(subject, text string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	before := c.problems[subject]
 	if text == "" {
-		delete(c.problems, iface)
+		delete(c.problems, subject)
 	} else {
-		c.problems[iface] = text
+		c.problems[subject] = text
+	}
+	c.mu.Unlock()
+	switch {
+	case text == before:
+	case text == "":
+		c.publish(Event{Kind: Recovered, Subject: subject, Text: before})
+	default:
+		c.publish(Event{Kind: Degraded, Subject: subject, Text: text})
 	}
 }
 
@@ -243,11 +232,6 @@ func (c *Controller) anyFrags(of chain.Chain) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-func storeError(err error) error {
-	return chain.Errorf(chain.StoreFailed, chain.Facts{"error": err.Error()},
-		"the store of the daemon failed: %w (nothing was changed; look at its disk)", err)
 }
 
 // bootID is the kernel's name for the time since it was booted.

@@ -4,8 +4,6 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,58 +16,48 @@ import (
 )
 
 // AddProgram loads a program and places it on interfaces, all or nothing. A program of that name that has the
-// same object and function is placed on further interfaces. It returns the program and the chains it is on.
-func (c *Controller) AddProgram(ctx context.Context, r AddRequest) (Program, []Chain, error) {
-	done, err := c.begin()
+// same object and function is placed on further interfaces.
+func (c *Controller) AddProgram(ctx context.Context, r AddRequest) (Program, Outcome, error) {
+	src, err := c.source(r.Object)
 	if err != nil {
-		return Program{}, nil, err
+		return Program{}, Outcome{}, err
 	}
-	defer done()
-	o, err := dispatcher.ParseObject(r.Object, r.Function)
+	o, err := configured(src.data, r.Function, r.Settings)
 	if err != nil {
-		return Program{}, nil, err
+		return Program{}, Outcome{}, err
 	}
 	if r.Name == "" {
 		r.Name = o.Function()
 	}
 	if err := checkAdd(&r); err != nil {
-		return Program{}, nil, err
+		return Program{}, Outcome{}, err
 	}
-	unlock, err := c.lock(ctx, []string{r.Name}, r.Interfaces)
-	if err != nil {
-		return Program{}, nil, err
-	}
-	defer unlock()
-
-	ch := change{next: map[string]chain.Chain{}}
-	p, isNew, err := c.newProgram(r, o)
-	if err != nil {
-		return Program{}, nil, err
-	}
-	if isNew {
-		ch.put = []store.Program{p}
-		ch.objects = map[string][]byte{p.Object: r.Object}
-	}
-	for _, iface := range r.Interfaces {
-		if ch.next[iface], err = c.place(iface, r); err != nil {
-			return Program{}, nil, about(err, iface)
+	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
+		g := newGoal("add " + r.Name)
+		p, isNew, err := c.newProgram(r, src, o)
+		if err != nil {
+			return g, err
 		}
-	}
-	if isNew {
-		if err := c.plane.Load(p.ID, p.Name, o); err != nil {
-			return Program{}, nil, err
-		}
-		c.remember(p.ID, o)
-	}
-	if err := c.apply(ctx, ch); err != nil {
 		if isNew {
-			c.remember(p.ID, nil)
-			err = errors.Join(err, c.plane.Unload(p.ID))
+			g.programs[p.Name] = wanted{record: p, object: o, data: src.data}
 		}
-		return Program{}, nil, err
+		for _, iface := range r.Interfaces {
+			if g.chains[iface], err = c.place(iface, r); err != nil {
+				return g, about(err, iface)
+			}
+		}
+		return g, nil
+	})
+	if err != nil {
+		return Program{}, Outcome{}, err
 	}
-	c.log.Info("program added", "program", p.Name, "interfaces", r.Interfaces, "function", p.Function, "object", p.Object)
-	return c.answer(p, r.Interfaces)
+	p, isNew := res.programs[r.Name]
+	if !isNew {
+		if p, err = c.Program(ctx, r.Name); err != nil {
+			return Program{}, Outcome{}, err
+		}
+	}
+	return p, res.Outcome, nil
 }
 
 // checkAdd fills in defaults and refuses what needs no look at the state.
@@ -82,10 +70,8 @@ func checkAdd(r *AddRequest) error {
 	}
 	slices.Sort(r.Interfaces)
 	r.Interfaces = slices.Compact(r.Interfaces)
-	switch r.Lifetime {
-	case Daemon, Persistent, "":
-	default:
-		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lifetime"}, "unknown lifetime %q: it is daemon or persistent", r.Lifetime)
+	if err := checkLifetime(r.Lifetime); err != nil {
+		return err
 	}
 	if r.ProceedOn == nil {
 		pass := chain.Of(chain.Pass)
@@ -94,22 +80,31 @@ func checkAdd(r *AddRequest) error {
 	return nil
 }
 
+func checkLifetime(l Lifetime) error {
+	switch l {
+	case Daemon, Persistent, "":
+		return nil
+	}
+	return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lifetime"}, "unknown lifetime %q: it is daemon or persistent", l)
+}
+
 // newProgram is the program that a request describes, or the one that the store has.
-func (c *Controller) newProgram(r AddRequest, o *dispatcher.Object) (p store.Program, isNew bool, err error) {
-	sum := sha256.Sum256(r.Object)
-	sha := hex.EncodeToString(sum[:])
+func (c *Controller) newProgram(r AddRequest, src source, o *dispatcher.Object) (p store.Program, isNew bool, err error) {
 	p, known, err := c.store.Program(r.Name)
 	if err != nil {
 		return p, false, storeError(err)
 	}
 	if known {
 		facts := chain.Facts{"program": r.Name}
-		if p.Object != sha || p.Function != o.Function() {
+		if p.Object != src.sha || p.Function != o.Function() {
 			return p, false, chain.Errorf(chain.ProgramExists, facts,
-				"there is a program %q already, function %s of object %.12s (choose another name, or remove it first)", r.Name, p.Function, p.Object)
+				"there is a program %q already, function %s of object %.12s (choose another name, remove it first, or replace it)", r.Name, p.Function, p.Object)
 		}
 		if r.Lifetime != "" && string(r.Lifetime) != p.Lifetime {
 			return p, false, chain.Errorf(chain.ProgramExists, facts, "program %q exists with lifetime %s, not %s", r.Name, p.Lifetime, r.Lifetime)
+		}
+		if !r.Settings.Equal(chain.Settings{}) && !r.Settings.Equal(p.Settings) {
+			return p, false, chain.Errorf(chain.ProgramExists, facts, "program %q exists with other settings (replace it to change them in all its places)", r.Name)
 		}
 		return p, false, nil
 	}
@@ -117,8 +112,8 @@ func (c *Controller) newProgram(r AddRequest, o *dispatcher.Object) (p store.Pro
 		r.Lifetime = Daemon
 	}
 	return store.Program{
-		ID: c.store.NextProgramID(), Name: r.Name, Function: o.Function(), Object: sha, Size: uint64(len(r.Object)),
-		Lifetime: string(r.Lifetime), Added: time.Now().UTC(), OwnerUID: r.OwnerUID,
+		Name: r.Name, Function: o.Function(), Object: src.sha, Size: uint64(len(src.data)),
+		Lifetime: string(r.Lifetime), Added: time.Now().UTC(), OwnerUID: r.Options.Caller.UID, Settings: r.Settings,
 	}, true, nil
 }
 
@@ -127,150 +122,186 @@ func (c *Controller) place(iface string, r AddRequest) (chain.Chain, error) {
 	if _, err := netif.ByName(iface); err != nil {
 		return chain.Chain{}, err
 	}
-	rec, known, err := c.store.Chain(iface)
+	next, err := c.base(iface, r.Mode)
 	if err != nil {
-		return chain.Chain{}, storeError(err)
-	}
-	next := rec.Chain
-	if !known {
-		next = chain.New()
-		if r.Mode != "" {
-			next.Mode = r.Mode
-		}
-	} else if r.Mode != "" && r.Mode != next.Mode && r.Mode != rec.Actual {
-		return next, chain.Errorf(chain.ModeConflict, chain.Facts{"mode": string(next.Mode)},
-			"the chain of %s has mode %s (running in %s), not %s: a chain keeps the mode of its first member", iface, next.Mode, rec.Actual, r.Mode)
+		return next, err
 	}
 	return next.Insert(chain.Member{Program: r.Name, ProceedOn: *r.ProceedOn}, r.Priority, r.Position)
 }
 
-// RemoveProgram takes a program off the interfaces named, or all. With its last place the program goes.
-func (c *Controller) RemoveProgram(ctx context.Context, name string, interfaces []string) ([]Chain, bool, error) {
-	done, err := c.begin()
+// base is an interface's chain, or a new one of that mode.
+func (c *Controller) base(iface string, mode chain.Mode) (chain.Chain, error) {
+	rec, known, err := c.store.Chain(iface)
 	if err != nil {
-		return nil, false, err
+		return chain.Chain{}, storeError(err)
 	}
-	defer done()
-	unlock, err := c.lock(ctx, []string{name}, nil)
-	if err != nil {
-		return nil, false, err
+	if !known {
+		next := chain.New()
+		if mode != "" {
+			next.Mode = mode
+		}
+		return next, nil
 	}
-	defer unlock()
-	p, err := c.program(name)
-	if err != nil {
-		return nil, false, err
+	if mode != "" && mode != rec.Chain.Mode && mode != rec.Actual {
+		return rec.Chain, chain.Errorf(chain.ModeConflict, chain.Facts{"mode": string(rec.Chain.Mode), "interface": iface},
+			"the chain of %s has mode %s (running in %s), not %s: a chain keeps the mode of its first member", iface, rec.Chain.Mode, rec.Actual, mode)
 	}
-	places, err := c.places(name)
-	if err != nil {
-		return nil, false, err
-	}
-	if len(interfaces) == 0 {
-		interfaces = places
-	}
-	unlockInterfaces, err := c.lock(ctx, nil, interfaces)
-	if err != nil {
-		return nil, false, err
-	}
-	defer unlockInterfaces()
+	return rec.Chain, nil
+}
 
-	ch := change{next: map[string]chain.Chain{}}
-	for _, iface := range interfaces {
-		rec, err := c.chainOf(iface)
+// ReplaceProgram puts a new version under the name of a program, in all its places.
+func (c *Controller) ReplaceProgram(ctx context.Context, r ReplaceRequest) (Program, Outcome, error) {
+	if err := chain.ValidName(r.Name); err != nil {
+		return Program{}, Outcome{}, err
+	}
+	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
+		g := newGoal("replace " + r.Name)
+		old, err := c.program(r.Name)
 		if err != nil {
-			return nil, false, err
+			return g, err
 		}
-		if ch.next[iface], err = rec.Chain.Remove(name); err != nil {
-			return nil, false, about(err, iface)
+		object := r.Object
+		if object.Data == nil && object.SHA256 == "" {
+			object.SHA256 = old.Object
+		}
+		src, err := c.source(object)
+		if err != nil {
+			return g, err
+		}
+		next := old
+		if r.Settings != nil {
+			next.Settings = *r.Settings
+		}
+		w, err := newVersion(next, src, r.Function)
+		if err != nil {
+			return g, err
+		}
+		w.fresh = r.FreshMaps
+		if r.FreshMaps || !sameVersion(old, w.record) {
+			g.programs[r.Name] = w
+		}
+		places, err := c.places(r.Name)
+		for _, iface := range places {
+			var rec store.Chain
+			if rec, err = c.chainOf(iface); err != nil {
+				break
+			}
+			g.chains[iface] = rec.Chain
+		}
+		return g, err
+	})
+	if err != nil {
+		return Program{}, Outcome{}, err
+	}
+	p, replaced := res.programs[r.Name]
+	if !replaced {
+		if p, err = c.Program(ctx, r.Name); err != nil {
+			return Program{}, Outcome{}, err
 		}
 	}
-	unloaded := len(ch.next) == len(places)
-	if unloaded {
-		ch.remove = []store.Program{p}
-		if ch.kept, err = c.keepForPutBack(p); err != nil {
-			return nil, false, err
+	return p, res.Outcome, nil
+}
+
+// newVersion is a program with another object. A function that is not named is the one that it has, or if the
+// object has no such, its only XDP program.
+func newVersion(next store.Program, src source, function string) (wanted, error) {
+	named := function != ""
+	if !named {
+		function = next.Function
+	}
+	o, err := configured(src.data, function, next.Settings)
+	if !named && errors.Is(err, &chain.Error{Reason: chain.FunctionNotFound}) {
+		o, err = configured(src.data, "", next.Settings)
+	}
+	if err != nil {
+		return wanted{}, err
+	}
+	next.ID, next.Function, next.Object, next.Size = 0, o.Function(), src.sha, uint64(len(src.data))
+	return wanted{record: next, object: o, data: src.data}, nil
+}
+
+// sameVersion tells whether two records load the same.
+func sameVersion(a, b store.Program) bool {
+	return a.Object == b.Object && a.Function == b.Function && a.Settings.Equal(b.Settings)
+}
+
+// RemoveProgram takes a program off the interfaces named, or all. With its last place the program goes.
+func (c *Controller) RemoveProgram(ctx context.Context, r RemoveRequest) (unloaded bool, out Outcome, err error) {
+	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
+		g := newGoal("remove " + r.Name)
+		if _, err := c.program(r.Name); err != nil {
+			return g, err
 		}
-	}
-	if err := c.apply(ctx, ch); err != nil {
-		return nil, false, err
-	}
-	c.log.Info("program removed", "program", name, "interfaces", interfaces, "unloaded", unloaded)
-	chains, err := c.views(interfaces)
-	return chains, unloaded, err
+		interfaces := r.Interfaces
+		if len(interfaces) == 0 {
+			if interfaces, err = c.places(r.Name); err != nil {
+				return g, err
+			}
+		}
+		for _, iface := range interfaces {
+			rec, err := c.chainOf(iface)
+			if err != nil {
+				return g, err
+			}
+			if g.chains[iface], err = rec.Chain.Remove(r.Name); err != nil {
+				return g, about(err, iface)
+			}
+		}
+		return g, nil
+	})
+	return slices.Contains(res.removed, r.Name), res.Outcome, err
 }
 
 // UpdateMembers changes members in one swap for each interface.
-func (c *Controller) UpdateMembers(ctx context.Context, updates []Update) ([]Chain, error) {
-	done, err := c.begin()
-	if err != nil {
-		return nil, err
+func (c *Controller) UpdateMembers(ctx context.Context, r UpdateRequest) (Outcome, error) {
+	if len(r.Updates) == 0 {
+		return Outcome{}, chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "updates"}, "there is no update in the request")
 	}
-	defer done()
-	if len(updates) == 0 {
-		return nil, chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "updates"}, "there is no update in the request")
+	what := "update " + r.Updates[0].Program
+	if n := len(r.Updates); n > 1 {
+		what = fmt.Sprintf("update %d members", n)
 	}
-	var programs []string
-	for _, u := range updates {
-		if u.Interface == "" {
-			programs = append(programs, u.Program)
-		}
-	}
-	unlock, err := c.lock(ctx, programs, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	changes, interfaces, err := c.spread(updates)
-	if err != nil {
-		return nil, err
-	}
-	unlockInterfaces, err := c.lock(ctx, nil, interfaces)
-	if err != nil {
-		return nil, err
-	}
-	defer unlockInterfaces()
-	ch := change{next: map[string]chain.Chain{}}
-	for _, iface := range interfaces {
-		rec, err := c.chainOf(iface)
+	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
+		g := newGoal(what)
+		changes, err := c.spread(r.Updates)
 		if err != nil {
-			return nil, err
+			return g, err
 		}
-		if ch.next[iface], err = rec.Chain.Update(changes[iface]); err != nil {
-			return nil, about(err, iface)
+		for iface, list := range changes {
+			rec, err := c.chainOf(iface)
+			if err != nil {
+				return g, err
+			}
+			if g.chains[iface], err = rec.Chain.Update(list); err != nil {
+				return g, about(err, iface)
+			}
 		}
-	}
-	if err := c.apply(ctx, ch); err != nil {
-		return nil, err
-	}
-	c.log.Info("members updated", "interfaces", interfaces)
-	return c.views(interfaces)
+		return g, nil
+	})
+	return res.Outcome, err
 }
 
 // spread sorts updates by interface, those for each interface of a program to all of them.
-func (c *Controller) spread(updates []Update) (map[string][]chain.Change, []string, error) {
+func (c *Controller) spread(updates []Update) (map[string][]chain.Change, error) {
 	changes := map[string][]chain.Change{}
-	var order []string
 	for _, u := range updates {
 		interfaces := []string{u.Interface}
 		if u.Interface == "" {
 			if _, err := c.program(u.Program); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 			var err error
 			if interfaces, err = c.places(u.Program); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 		for _, iface := range interfaces {
-			if !slices.Contains(order, iface) {
-				order = append(order, iface)
-			}
 			changes[iface] = append(changes[iface], chain.Change{
 				Program: u.Program, Priority: u.Priority, Position: u.Position, ProceedOn: u.ProceedOn, Enabled: u.Enabled,
 			})
 		}
 	}
-	slices.Sort(order)
-	return changes, order, nil
+	return changes, nil
 }
 
 // lock takes the locks of programs, then those of interfaces.
@@ -311,13 +342,4 @@ func (c *Controller) chainOf(iface string) (store.Chain, error) {
 		return rec, chain.Errorf(chain.ChainNotFound, chain.Facts{"interface": iface}, "interface %q has no chain (xdpctl chain lists them)", iface)
 	}
 	return rec, nil
-}
-
-// keepForPutBack reads the object of a program that goes, for the case that the change is undone.
-func (c *Controller) keepForPutBack(p store.Program) (map[string][]byte, error) {
-	data, err := c.store.Object(p.Object)
-	if err != nil {
-		return nil, storeError(err)
-	}
-	return map[string][]byte{p.Object: data}, nil
 }

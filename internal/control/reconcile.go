@@ -25,7 +25,7 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return storeError(err)
 	}
-	for _, p := range programs {
+	for _, p := range sharersLast(programs) {
 		if err := c.reload(p); err != nil {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
@@ -41,7 +41,35 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 			c.log.Error("chain does not run", "interface", rec.Interface, "error", err)
 		}
 	}
-	return c.sweep(programs)
+	return c.finishStart(ctx, programs)
+}
+
+// finishStart removes what nothing wants, and undoes changes whose time was up while no daemon ran.
+func (c *Controller) finishStart(ctx context.Context, programs []store.Program) error {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return storeError(err)
+	}
+	for _, p := range pending {
+		programs = append(programs, p.Programs...) // their pins are kept
+	}
+	if err := c.sweep(programs); err != nil {
+		return err
+	}
+	return c.expire(ctx)
+}
+
+// sharersLast puts programs that share maps behind those whose maps they share, as far as there are such.
+func sharersLast(programs []store.Program) []store.Program {
+	ordered := make([]store.Program, 0, len(programs))
+	for len(programs) > 0 {
+		i := max(slices.IndexFunc(programs, func(p store.Program) bool {
+			return !slices.ContainsFunc(programs, func(q store.Program) bool { return q.Name == p.Settings.ShareMapsFrom })
+		}), 0)
+		ordered = append(ordered, programs[i])
+		programs = slices.Delete(slices.Clone(programs), i, i+1)
+	}
+	return ordered
 }
 
 // afterBoot drops from the intent what does not outlive a reboot.
@@ -64,7 +92,7 @@ func (c *Controller) afterBoot() error {
 	}
 	if before != "" {
 		c.log.Info("the host was rebooted: only persistent programs come back")
-		if err := forget(c.store, nil); err != nil {
+		if err := forget(c.store, "reboot", nil); err != nil {
 			return storeError(err)
 		}
 	}
@@ -99,7 +127,23 @@ func (c *Controller) reload(p store.Program) error {
 		return err
 	}
 	c.log.Info("loading program", "program", p.Name)
-	if err := c.plane.Load(p.ID, p.Name, o); err != nil {
+	load := dispatcher.Load{ID: p.ID, Name: p.Name, Object: o}
+	if load.GID, err = groupID(p.Settings.MapGroup); err != nil {
+		return err
+	}
+	if err := c.share(&change{}, p, true, &load); err != nil {
+		return err
+	}
+	if load.Share != 0 && !slices.Contains(pinned, load.Share) {
+		load.Share = 0
+	}
+	_, err = c.plane.Load(load)
+	if err != nil && load.Share != 0 {
+		c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", p.Name, "from", p.Settings.ShareMapsFrom, "error", err)
+		load.Share = 0
+		_, err = c.plane.Load(load)
+	}
+	if err != nil {
 		return err
 	}
 	c.setProblem("program "+p.Name, "")
@@ -234,7 +278,11 @@ func (c *Controller) relink(ctx context.Context, rec store.Chain) error {
 			return storeError(err)
 		}
 	}
-	return c.apply(ctx, change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, force: true})
+	ch := &change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, relink: true, what: "link anew", options: Options{Caller: self()}}
+	if err := c.plan(ch); err != nil {
+		return err
+	}
+	return c.apply(ctx, ch)
 }
 
 // sweep removes the pins of programs and interfaces that the store does not know.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/xdpd/xdpd/chain"
@@ -27,16 +28,24 @@ func (c *Controller) Programs(context.Context) ([]Program, error) {
 		}
 		out = append(out, view)
 	}
+	findSharers(out, out)
 	return out, nil
 }
 
 // Program returns one program.
-func (c *Controller) Program(_ context.Context, name string) (Program, error) {
-	p, err := c.program(name)
+func (c *Controller) Program(ctx context.Context, name string) (Program, error) {
+	if _, err := c.program(name); err != nil {
+		return Program{}, err
+	}
+	all, err := c.Programs(ctx) // whoever shares its maps is among them
 	if err != nil {
 		return Program{}, err
 	}
-	return c.programView(p)
+	if i := slices.IndexFunc(all, func(p Program) bool { return p.Name == name }); i >= 0 {
+		return all[i], nil
+	}
+	_, err = c.program(name) // it went while the others were looked at
+	return Program{}, err
 }
 
 // Chains returns all chains, sorted by interface.
@@ -135,22 +144,14 @@ func (c *Controller) live(rec store.Chain) dispatcher.Live {
 	return live
 }
 
-// answer is what a change of a program returns; the locks of the interfaces are held.
-func (c *Controller) answer(p store.Program, interfaces []string) (Program, []Chain, error) {
-	view, err := c.programView(p)
-	if err != nil {
-		return Program{}, nil, err
-	}
-	chains, err := c.views(interfaces)
-	return view, chains, err
-}
-
-// views are the chains of interfaces whose locks are held; one without a chain has no members.
-func (c *Controller) views(interfaces []string) ([]Chain, error) {
-	interfaces = slices.Clone(interfaces)
-	slices.Sort(interfaces)
+// views are the chains that a change names; one that is gone, or never was, has no members.
+func (c *Controller) views(ch *change) ([]Chain, error) {
 	var out []Chain
-	for _, iface := range slices.Compact(interfaces) {
+	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
+		if i := slices.IndexFunc(ch.steps, func(s *step) bool { return s.iface == iface }); i >= 0 && ch.options.DryRun {
+			out = append(out, imagined(ch.steps[i]))
+			continue
+		}
 		rec, known, err := c.store.Chain(iface)
 		if err != nil {
 			return nil, storeError(err)
@@ -168,6 +169,34 @@ func (c *Controller) views(interfaces []string) ([]Chain, error) {
 	return out, nil
 }
 
+// imagined is the chain that a dry run would have made. Nothing of it is in the kernel.
+func imagined(s *step) Chain {
+	rec := s.after
+	if len(rec.Chain.Members) == 0 {
+		return Chain{Interface: s.iface}
+	}
+	view := Chain{
+		Interface: rec.Interface, Ifindex: rec.Ifindex, Revision: rec.Revision, Mode: rec.Chain.Mode, Actual: rec.Actual,
+		ModeReason: rec.ModeReason, Final: rec.Chain.Final, Linker: rec.Linker, Packets: rec.Packets, End: rec.End,
+	}
+	view.Members = members(rec)
+	return view
+}
+
+// imagine is a program as a dry run would have left it.
+func (ch *change) imagine(p Program) Program {
+	p.KernelID, p.Interfaces = 0, nil
+	for i := range p.Maps {
+		p.Maps[i].Pin, p.Maps[i].KernelID = "", 0
+	}
+	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
+		if ch.next[iface].Index(p.Name) >= 0 {
+			p.Interfaces = append(p.Interfaces, iface)
+		}
+	}
+	return p
+}
+
 func (c *Controller) programView(p store.Program) (Program, error) {
 	places, err := c.places(p.Name)
 	if err != nil {
@@ -177,10 +206,33 @@ func (c *Controller) programView(p store.Program) (Program, error) {
 	if err != nil {
 		c.log.Error("a program's pins cannot be read", "program", p.Name, "error", err)
 	}
-	return Program{
+	view := Program{
 		ID: p.ID, Name: p.Name, Function: p.Function, SHA256: p.Object, Size: p.Size, Lifetime: Lifetime(p.Lifetime),
-		Interfaces: places, Maps: maps, KernelID: kernelID, Added: p.Added, OwnerUID: p.OwnerUID,
-	}, nil
+		Interfaces: places, KernelID: kernelID, Added: p.Added, OwnerUID: p.OwnerUID, Settings: p.Settings,
+	}
+	for _, m := range maps {
+		view.Maps = append(view.Maps, Map{Map: m})
+	}
+	return view, nil
+}
+
+// findSharers adds to programs' maps who else uses them. others are programs too, all that there are.
+func findSharers(programs, others []Program) {
+	users := map[uint32][]string{}
+	for _, p := range others {
+		for _, m := range p.Maps {
+			users[m.KernelID] = append(users[m.KernelID], p.Name)
+		}
+	}
+	for _, p := range programs {
+		for i := range p.Maps {
+			for _, name := range users[p.Maps[i].KernelID] {
+				if name != p.Name {
+					p.Maps[i].SharedWith = append(p.Maps[i].SharedWith, name)
+				}
+			}
+		}
+	}
 }
 
 // chainView is a chain with the counts of all revisions it had. Where the kernel does not run the intended
@@ -197,14 +249,22 @@ func (c *Controller) chainView(rec store.Chain) (Chain, error) {
 		c.log.Error("counters cannot be read", "interface", rec.Interface, "error", err)
 	}
 	view.Packets, view.End = total.Packets, total.End
+	view.Members = members(total)
+	var err error
+	view.Pending, err = c.pendingOf(rec.Interface)
+	return view, err
+}
+
+// members are those of a chain with their slots and counts.
+func members(rec store.Chain) (out []Member) {
 	slot := 0
 	for _, m := range rec.Chain.Members {
-		member := Member{Member: m, Slot: -1, Counts: total.Totals[m.Program]}
+		member := Member{Member: m, Slot: -1, Counts: rec.Totals[m.Program]}
 		if !m.Disabled {
 			member.Slot = slot
 			slot++
 		}
-		view.Members = append(view.Members, member)
+		out = append(out, member)
 	}
-	return view, nil
+	return out
 }

@@ -4,7 +4,6 @@ package server
 
 import (
 	"fmt"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -17,92 +16,6 @@ import (
 // invalid is the refusal of a field, named as a client writes it.
 func invalid(field, format string, args ...any) error {
 	return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": field}, "%s: %s", field, fmt.Sprintf(format, args...))
-}
-
-func decodeAdd(req *xdpdv1.AddProgramRequest, owner uint32) (add control.AddRequest, err error) {
-	if err := known(req.ProtoReflect(), ""); err != nil {
-		return add, err
-	}
-	object := req.GetObject()
-	if len(object) > maxObject {
-		return add, chain.Errorf(chain.ObjectTooLarge,
-			chain.Facts{"size": strconv.Itoa(len(object)), "limit": strconv.Itoa(maxObject)},
-			"object: it has %d bytes, at most %d (16 MiB) are taken", len(object), maxObject)
-	}
-	if len(object) == 0 {
-		return add, invalid("object", "it is empty")
-	}
-	add = control.AddRequest{
-		Name: req.GetName(), Object: object, Function: req.GetFunction(),
-		Interfaces: req.GetInterfaces(), Priority: req.Priority, OwnerUID: owner,
-	}
-	if err := bounded("name", add.Name); err != nil {
-		return add, err
-	}
-	if err := bounded("function", add.Function); err != nil {
-		return add, err
-	}
-	if len(add.Interfaces) == 0 {
-		return add, invalid("interfaces", "name at least one")
-	}
-	if err := checkInterfaces(add.Interfaces); err != nil {
-		return add, err
-	}
-	if add.Position, err = decodePosition("position", req.GetPosition()); err != nil {
-		return add, err
-	}
-	if add.ProceedOn, err = decodeProceedOn("proceed_on", req.GetProceedOn()); err != nil {
-		return add, err
-	}
-	if add.Mode, err = decodeMode(req.GetMode()); err != nil {
-		return add, err
-	}
-	add.Lifetime, err = decodeLifetime(req.GetLifetime())
-	return add, err
-}
-
-func decodeRemove(req *xdpdv1.RemoveProgramRequest) (name string, interfaces []string, err error) {
-	if err := known(req.ProtoReflect(), ""); err != nil {
-		return "", nil, err
-	}
-	if err := given("name", req.GetName()); err != nil {
-		return "", nil, err
-	}
-	return req.GetName(), req.GetInterfaces(), checkInterfaces(req.GetInterfaces())
-}
-
-func decodeUpdates(req *xdpdv1.UpdateMembersRequest) ([]control.Update, error) {
-	if err := known(req.ProtoReflect(), ""); err != nil {
-		return nil, err
-	}
-	if n := len(req.GetUpdates()); n == 0 || n > maxUpdates {
-		return nil, invalid("updates", "there are %d, want 1 to %d", n, maxUpdates)
-	}
-	updates := make([]control.Update, len(req.GetUpdates()))
-	for i, u := range req.GetUpdates() {
-		var err error
-		if updates[i], err = decodeUpdate(fmt.Sprintf("updates[%d].", i), u); err != nil {
-			return nil, err
-		}
-	}
-	return updates, nil
-}
-
-func decodeUpdate(in string, u *xdpdv1.MemberUpdate) (update control.Update, err error) {
-	update = control.Update{Program: u.GetProgram(), Interface: u.GetInterface(), Priority: u.Priority, Enabled: u.Enabled}
-	if err := given(in+"program", update.Program); err != nil {
-		return update, err
-	}
-	if update.Interface != "" {
-		if err := checkInterface(in+"interface", update.Interface); err != nil {
-			return update, err
-		}
-	}
-	if update.Position, err = decodePosition(in+"position", u.GetPosition()); err != nil {
-		return update, err
-	}
-	update.ProceedOn, err = decodeProceedOn(in+"proceed_on", u.GetProceedOn())
-	return update, err
 }
 
 func decodePosition(field string, p *xdpdv1.Position) (chain.Position, error) {
@@ -137,15 +50,23 @@ func decodeProceedOn(field string, p *xdpdv1.ProceedOn) (*chain.ProceedOn, error
 	}
 	var set chain.ProceedOn
 	for i, v := range p.GetVerdicts() {
-		if v <= xdpdv1.Verdict_VERDICT_UNSPECIFIED || v > xdpdv1.Verdict_VERDICT_REDIRECT {
-			return nil, invalid(fmt.Sprintf("%s.verdicts[%d]", field, i), "there is no verdict %d", v)
+		verdict, err := decodeVerdict(fmt.Sprintf("%s.verdicts[%d]", field, i), v)
+		if err != nil {
+			return nil, err
 		}
-		set |= chain.Of(chain.Verdict(v - xdpdv1.Verdict_VERDICT_ABORTED))
+		set |= chain.Of(verdict)
 	}
 	return &set, nil
 }
 
-func decodeMode(m xdpdv1.Mode) (chain.Mode, error) {
+func decodeVerdict(field string, v xdpdv1.Verdict) (chain.Verdict, error) {
+	if v <= xdpdv1.Verdict_VERDICT_UNSPECIFIED || v > xdpdv1.Verdict_VERDICT_REDIRECT {
+		return 0, invalid(field, "there is no verdict %d", v)
+	}
+	return chain.Verdict(v - xdpdv1.Verdict_VERDICT_ABORTED), nil
+}
+
+func decodeMode(field string, m xdpdv1.Mode) (chain.Mode, error) {
 	switch m {
 	case xdpdv1.Mode_MODE_UNSPECIFIED:
 		return "", nil
@@ -156,10 +77,10 @@ func decodeMode(m xdpdv1.Mode) (chain.Mode, error) {
 	case xdpdv1.Mode_MODE_GENERIC:
 		return chain.Generic, nil
 	}
-	return "", invalid("mode", "there is no mode %d", m)
+	return "", invalid(field, "there is no mode %d", m)
 }
 
-func decodeLifetime(l xdpdv1.Lifetime) (control.Lifetime, error) {
+func decodeLifetime(field string, l xdpdv1.Lifetime) (control.Lifetime, error) {
 	switch l {
 	case xdpdv1.Lifetime_LIFETIME_UNSPECIFIED:
 		return "", nil
@@ -168,7 +89,7 @@ func decodeLifetime(l xdpdv1.Lifetime) (control.Lifetime, error) {
 	case xdpdv1.Lifetime_LIFETIME_PERSISTENT:
 		return control.Persistent, nil
 	}
-	return "", invalid("lifetime", "there is no lifetime %d", l)
+	return "", invalid(field, "there is no lifetime %d", l)
 }
 
 func checkInterfaces(names []string) error {
@@ -213,6 +134,9 @@ func bounded(field, value string) error {
 	return nil
 }
 
+// entry names one entry of a map. The key is a client's, of any length.
+func entry(field, key string) string { return fmt.Sprintf("%s[%q]", field, head(key, maxString)) }
+
 // known refuses fields that this version does not know, in m and all below it. A newer client may rely on them
 // to limit what a change does; to ignore them would do more than was asked for.
 func known(m protoreflect.Message, in string) (err error) {
@@ -229,7 +153,7 @@ func known(m protoreflect.Message, in string) (err error) {
 			path = in + "." + path
 		}
 		switch {
-		case fd.Message() == nil:
+		case fd.Message() == nil || fd.IsMap(): // the API has no maps of messages
 		case fd.IsList():
 			for i := range v.List().Len() {
 				if err = known(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", path, i)); err != nil {

@@ -3,6 +3,8 @@
 package server
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -12,26 +14,27 @@ import (
 
 func encodeProgram(p control.Program) *xdpdv1.Program {
 	return &xdpdv1.Program{
-		Name: p.Name, Id: p.ID, Function: p.Function, ObjectSha256: p.SHA256, ObjectSize: p.Size,
-		Lifetime: encodeLifetime(p.Lifetime), Interfaces: p.Interfaces, Maps: each(p.Maps, encodeMap),
-		KernelId: p.KernelID, Added: timestamppb.New(p.Added), OwnerUid: p.OwnerUID,
+		Name: p.Name, Id: p.ID, Function: text(p.Function), ObjectSha256: p.SHA256, ObjectSize: p.Size,
+		Lifetime: encodeLifetime(p.Lifetime), Interfaces: each(p.Interfaces, text), Maps: each(p.Maps, encodeMap),
+		KernelId: p.KernelID, Added: timestamppb.New(p.Added), OwnerUid: p.OwnerUID, Settings: encodeSettings(p.Settings),
 	}
 }
 
 func encodeMap(m control.Map) *xdpdv1.Map {
 	return &xdpdv1.Map{
-		Name: m.Name, Pin: m.Pin, KernelId: m.KernelID, Type: m.Type,
+		Name: text(m.Name), Pin: text(m.Pin), KernelId: m.KernelID, Type: m.Type,
 		KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.MaxEntries,
+		Flags: m.Flags, Gid: uint32(m.GID), SharedWith: m.SharedWith,
 	}
 }
 
 func encodeChain(c control.Chain) *xdpdv1.Chain {
 	return &xdpdv1.Chain{
-		Interface: c.Interface, Ifindex: uint32(c.Ifindex), Revision: c.Revision,
-		Mode: encodeMode(c.Mode), ActualMode: encodeMode(c.Actual), ModeReason: c.ModeReason,
+		Interface: text(c.Interface), Ifindex: uint32(c.Ifindex), Revision: c.Revision,
+		Mode: encodeMode(c.Mode), ActualMode: encodeMode(c.Actual), ModeReason: text(c.ModeReason),
 		FinalVerdict: encodeVerdict(c.Final), Members: each(c.Members, encodeMember),
 		Linker: encodeLinker(c.Linker), KernelId: c.KernelID, LinkId: c.LinkID,
-		Packets: c.Packets, PacketsEnd: c.End,
+		Packets: c.Packets, PacketsEnd: c.End, Pending: encodePending(c.Pending),
 	}
 }
 
@@ -66,7 +69,7 @@ func encodeStatus(s control.Status) *xdpdv1.GetStatusResponse {
 		Probes: each(s.Probes, func(p control.Probe) *xdpdv1.Probe {
 			return &xdpdv1.Probe{Name: p.Name, Works: p.Works, Reason: p.Reason}
 		}),
-		Bpffs: s.BPFFS, Programs: uint32(s.Programs), Chains: uint32(s.Chains), Problems: s.Problems,
+		Bpffs: s.BPFFS, Programs: uint32(s.Programs), Chains: uint32(s.Chains), Problems: each(s.Problems, text),
 	}
 }
 
@@ -110,6 +113,10 @@ func encodeLinker(l string) xdpdv1.Linker {
 	}
 	return xdpdv1.Linker_LINKER_UNSPECIFIED
 }
+
+// text makes names out of objects and of interfaces, and what is made of them, fit for protobuf: they can have any
+// bytes, and one that is not UTF-8 would cost the client the whole answer.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func each[A, B any](in []A, f func(A) B) []B {
 	out := make([]B, len(in))

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -48,17 +47,20 @@ func toStatus(err error) *status.Status {
 func code(r chain.Reason) codes.Code {
 	switch r {
 	case chain.InvalidArgument, chain.ObjectTooLarge, chain.ObjectInvalid, chain.FunctionUnsuitable, chain.MapInvalid,
-		chain.VerifierRejected:
+		chain.VerifierRejected, chain.GlobalInvalid:
 		return codes.InvalidArgument
-	case chain.FunctionNotFound, chain.ProgramNotFound, chain.MemberNotFound, chain.ChainNotFound, chain.InterfaceNotFound:
+	case chain.FunctionNotFound, chain.ProgramNotFound, chain.MemberNotFound, chain.ChainNotFound, chain.InterfaceNotFound,
+		chain.ChangeNotFound, chain.RevisionNotFound, chain.ObjectNotFound:
 		return codes.NotFound
 	case chain.ProgramExists, chain.MemberExists:
 		return codes.AlreadyExists
 	case chain.Full:
 		return codes.ResourceExhausted
 	case chain.PositionConflict, chain.ModeConflict, chain.ModeUnsupported, chain.InterfaceBusy, chain.LinkRejected,
-		chain.StoreFailed:
+		chain.StoreFailed, chain.ChangePending, chain.ProgramShared, chain.TestUnsupported:
 		return codes.FailedPrecondition
+	case chain.RevisionMismatch:
+		return codes.Aborted
 	case chain.Stopping:
 		return codes.Unavailable
 	case chain.Kernel:
@@ -96,7 +98,7 @@ func outcome(st *status.Status) string {
 // head and tail keep the first and the last bytes of a text, and make it one that protobuf takes: names in an
 // object and in the verifier's log can have any bytes.
 func head(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = text(s)
 	if len(s) <= limit {
 		return s
 	}
@@ -107,7 +109,7 @@ func head(s string, limit int) string {
 }
 
 func tail(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = text(s)
 	if len(s) <= limit {
 		return s
 	}

@@ -6,6 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,19 +21,54 @@ import (
 	"github.com/xdpd/xdpd/chain"
 )
 
+// TestEveryReasonHasACode holds the API's enum against the constants of package chain, as its source has them.
 func TestEveryReasonHasACode(t *testing.T) {
+	reasons := reasonsOfChain(t)
 	for number, name := range xdpdv1.ErrorReason_name {
 		if number == 0 {
 			continue
 		}
-		reason := chain.Reason(strings.TrimPrefix(name, "ERROR_REASON_"))
-		if c := code(reason); c == codes.Internal || c == codes.OK {
+		reason := strings.TrimPrefix(name, "ERROR_REASON_")
+		if !reasons[reason] {
+			t.Errorf("package chain has no reason %s", reason)
+		}
+		delete(reasons, reason)
+		if c := code(chain.Reason(reason)); c == codes.Internal || c == codes.OK {
 			t.Errorf("%s has the code %s", reason, c)
 		}
+	}
+	for reason := range reasons {
+		t.Errorf("the API has no reason %s", reason)
 	}
 	if c := code("NEVER_HEARD_OF"); c != codes.Internal {
 		t.Errorf("a reason that the API does not have has the code %s", c)
 	}
+}
+
+func reasonsOfChain(t *testing.T) map[string]bool {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "../../chain/errors.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == "Reason" {
+			for _, value := range spec.Values {
+				text, err := strconv.Unquote(value.(*ast.BasicLit).Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				reasons[text] = true
+			}
+		}
+		return true
+	})
+	return reasons
 }
 
 func TestStatusOfErrors(t *testing.T) {
@@ -41,6 +80,14 @@ func TestStatusOfErrors(t *testing.T) {
 		{chain.Errorf(chain.ProgramExists, nil, "x"), codes.AlreadyExists},
 		{chain.Errorf(chain.ProgramNotFound, nil, "x"), codes.NotFound},
 		{chain.Errorf(chain.InterfaceBusy, nil, "x"), codes.FailedPrecondition},
+		{chain.Errorf(chain.RevisionMismatch, nil, "x"), codes.Aborted},
+		{chain.Errorf(chain.ChangePending, nil, "x"), codes.FailedPrecondition},
+		{chain.Errorf(chain.ProgramShared, nil, "x"), codes.FailedPrecondition},
+		{chain.Errorf(chain.TestUnsupported, nil, "x"), codes.FailedPrecondition},
+		{chain.Errorf(chain.ChangeNotFound, nil, "x"), codes.NotFound},
+		{chain.Errorf(chain.RevisionNotFound, nil, "x"), codes.NotFound},
+		{chain.Errorf(chain.ObjectNotFound, nil, "x"), codes.NotFound},
+		{chain.Errorf(chain.GlobalInvalid, nil, "x"), codes.InvalidArgument},
 		{chain.Errorf(chain.Stopping, nil, "x"), codes.Unavailable},
 		{chain.Errorf(chain.InvalidArgument, nil, "x"), codes.InvalidArgument},
 		{fmt.Errorf("around: %w", chain.Errorf(chain.Full, nil, "x")), codes.ResourceExhausted},

@@ -34,13 +34,14 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		}
 		g.write(ctx, info.FullMethod, time.Since(start), err)
 	}()
-	if g.isClosed() {
+	if !g.enter() {
 		return nil, errStopping
 	}
+	defer g.leave()
 	return handler(ctx, req)
 }
 
-// stream does the same for streams (health and reflection have some), and ends them when the gate closes.
+// stream does the same for streams (Watch; health and reflection have some), and ends them when the gate closes.
 func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	ctx, cancel := context.WithCancel(ss.Context())
@@ -57,9 +58,10 @@ func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		}
 		g.write(ctx, info.FullMethod, time.Since(start), err)
 	}()
-	if g.isClosed() {
+	if !g.enter() {
 		return errStopping
 	}
+	defer g.leave()
 	s := &stoppable{ServerStream: ss, ctx: ctx, closed: g.closed}
 	watched := make(chan struct{})
 	go func() {
@@ -85,10 +87,19 @@ func (s *stoppable) Context() context.Context { return s.ctx }
 
 // RecvMsg must not be called again after an error: m then belongs to a receive that ends with the stream.
 func (s *stoppable) RecvMsg(m any) error {
-	got := make(chan error, 1)
-	go func() { got <- s.ServerStream.RecvMsg(m) }()
+	return s.await(func() error { return s.ServerStream.RecvMsg(m) })
+}
+
+// SendMsg is the same for sending, which waits for a client that does not read.
+func (s *stoppable) SendMsg(m any) error {
+	return s.await(func() error { return s.ServerStream.SendMsg(m) })
+}
+
+func (s *stoppable) await(transfer func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- transfer() }()
 	select {
-	case err := <-got:
+	case err := <-done:
 		return err
 	case <-s.closed:
 		return errStopping
@@ -125,8 +136,10 @@ func (g *gate) write(ctx context.Context, method string, took time.Duration, err
 
 func mutates(method string) bool {
 	switch method {
-	case xdpdv1.XdpdService_AddProgram_FullMethodName, xdpdv1.XdpdService_RemoveProgram_FullMethodName,
-		xdpdv1.XdpdService_UpdateMembers_FullMethodName:
+	case xdpdv1.XdpdService_AddProgram_FullMethodName, xdpdv1.XdpdService_ReplaceProgram_FullMethodName,
+		xdpdv1.XdpdService_RemoveProgram_FullMethodName, xdpdv1.XdpdService_UpdateMembers_FullMethodName,
+		xdpdv1.XdpdService_SetChains_FullMethodName, xdpdv1.XdpdService_Rollback_FullMethodName,
+		xdpdv1.XdpdService_Confirm_FullMethodName, xdpdv1.XdpdService_Cancel_FullMethodName:
 		return true
 	}
 	return false

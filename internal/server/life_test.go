@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,26 @@ func TestMutationsAreLogged(t *testing.T) {
 		if !found {
 			t.Errorf("no line for %v in\n%s", want, r.log)
 		}
+	}
+}
+
+// TestMutationsAreKnown asks of each method whether it is logged as a mutation; a new method needs an answer here.
+func TestMutationsAreKnown(t *testing.T) {
+	reads := []string{"GetChain", "GetProgram", "GetStatus", "ListChains", "ListHistory", "ListPrograms", "TestRun", "Watch"}
+	service := xdpdv1.File_xdpd_v1_xdpd_proto.Services().ByName("XdpdService")
+	mutations := 0
+	for i := range service.Methods().Len() {
+		name := string(service.Methods().Get(i).Name())
+		want := !slices.Contains(reads, name)
+		if got := mutates("/" + string(service.FullName()) + "/" + name); got != want {
+			t.Errorf("%s counts as a mutation: %v, want %v", name, got, want)
+		}
+		if want {
+			mutations++
+		}
+	}
+	if mutations != 8 {
+		t.Errorf("there are %d mutations, want 8", mutations)
 	}
 }
 
@@ -187,7 +208,7 @@ func TestClosedGateRefuses(t *testing.T) {
 	r := start(t, f)
 	r.server.gate.close()
 	_, err := r.api.AddProgram(t.Context(), add("eth0"))
-	if status.Code(err) != codes.Unavailable || outcome(status.Convert(err)) != "STOPPING" || len(f.added) != 0 {
+	if status.Code(err) != codes.Unavailable || outcome(status.Convert(err)) != "STOPPING" || len(f.requests()) != 0 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -3,8 +3,8 @@
 // Package server is the daemon's gRPC face: it decodes and validates requests, hands them to the controller, and
 // turns answers and errors into messages and statuses. It decides nothing about chains.
 //
-// It imports grpc and the API's generated code (and is the only package of the daemon that does), and control
-// and chain for the types it hands on.
+// It imports grpc and the API's generated code (and is the only package of the daemon that does), feed for the
+// events it tells, and control, chain, dispatcher and store for the types it hands on.
 package server
 
 import (
@@ -24,27 +24,51 @@ import (
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/internal/control"
+	"github.com/xdpd/xdpd/internal/feed"
 )
 
 // Bounds of what one client can ask for. An object is at most maxObject; messages may be larger than that so
 // that the refusal is ours, with a reason and the limit.
 const (
 	maxObject     = 16 << 20
-	maxMessage    = 20 << 20
+	maxObjects    = 256
+	maxAllObjects = 48 << 20 // in bytes
+	maxMessage    = 64 << 20
 	maxHeaders    = 64 << 10
 	maxStreams    = 64
 	maxInterfaces = 1024
-	maxUpdates    = 4096
+	maxPrograms   = 4096
+	maxUpdates    = 4096 // of members; that a chain has fewer is for chain to say
 	maxVerdicts   = 32
 	maxString     = 255
+	maxSettings   = 1024 // globals, and sizes of maps
+	maxGlobal     = 64 << 10
+	maxGlobals    = 1 << 20
+	minConfirm    = time.Second
+	maxConfirm    = 24 * time.Hour
+	minPacket     = 14 // an Ethernet header
+	maxPacket     = 65535
+	maxPackets    = 4096
+	maxAllPackets = 16 << 20 // in bytes
 )
+
+// flushTime is how long clients have, when the server stops, to read the last that they are sent.
+const flushTime = time.Second
 
 // Controller makes changes and tells what there is; control.Controller is one. Its errors are what the
 // package turns into statuses: chain.Error, context errors, or others, which count as bugs.
 type Controller interface {
-	AddProgram(ctx context.Context, req control.AddRequest) (control.Program, []control.Chain, error)
-	RemoveProgram(ctx context.Context, name string, interfaces []string) (chains []control.Chain, unloaded bool, err error)
-	UpdateMembers(ctx context.Context, updates []control.Update) ([]control.Chain, error)
+	AddProgram(ctx context.Context, req control.AddRequest) (control.Program, control.Outcome, error)
+	ReplaceProgram(ctx context.Context, req control.ReplaceRequest) (control.Program, control.Outcome, error)
+	RemoveProgram(ctx context.Context, req control.RemoveRequest) (unloaded bool, out control.Outcome, err error)
+	UpdateMembers(ctx context.Context, req control.UpdateRequest) (control.Outcome, error)
+	SetChains(ctx context.Context, req control.SetRequest) (control.Outcome, error)
+	Rollback(ctx context.Context, req control.RollbackRequest) (revision uint64, out control.Outcome, err error)
+	Confirm(ctx context.Context, id uint64, by control.Caller) (control.Pending, error)
+	Cancel(ctx context.Context, id uint64, by control.Caller) (control.Outcome, error)
+	History(ctx context.Context, iface string) ([]control.History, error)
+	Watch(token string) *feed.Reader[control.Event]
+	TestRun(ctx context.Context, req control.TestRequest) (control.TestResult, error)
 	Programs(ctx context.Context) ([]control.Program, error)
 	Program(ctx context.Context, name string) (control.Program, error)
 	Chains(ctx context.Context) ([]control.Chain, error)
@@ -67,7 +91,7 @@ type Info struct {
 
 // New makes a server over a controller. GetStatus tells info, and the time of the call as that of the start.
 func New(c Controller, info Info, log *slog.Logger) *Server {
-	g := &gate{log: log, closed: make(chan struct{})}
+	g := &gate{log: log, closed: make(chan struct{}), idle: make(chan struct{})}
 	s := &Server{
 		gate:   g,
 		health: health.NewServer(),
@@ -107,8 +131,9 @@ func (s *Server) Serve(lis net.Listener) error {
 }
 
 // GracefulStop takes no further requests (health says NOT_SERVING, requests get STOPPING), ends streams, and
-// waits for the requests in flight. When ctx ends first it cancels them, closes all connections and returns an
-// error. In any case the listener is closed, and with it the socket's file is gone.
+// waits for the requests in flight; clients that then do not read their answers are cut off. When ctx ends first
+// it cancels the requests, closes all connections and returns an error. In any case the listener is closed, and
+// with it the socket's file is gone.
 func (s *Server) GracefulStop(ctx context.Context) error {
 	s.health.Shutdown()
 	s.gate.close()
@@ -120,26 +145,66 @@ func (s *Server) GracefulStop(ctx context.Context) error {
 	select {
 	case <-done:
 		return nil
+	case <-s.gate.idle:
 	case <-ctx.Done():
 		s.grpc.Stop()
 		return fmt.Errorf("wait for the requests in flight: %w", context.Cause(ctx))
 	}
+	select {
+	case <-done:
+	case <-time.After(flushTime):
+		s.grpc.Stop()
+		<-done
+	}
+	return nil
 }
 
 // gate is what every request goes through: it lets none in once it is closed.
 type gate struct {
 	log    *slog.Logger
-	once   sync.Once
-	closed chan struct{}
+	closed chan struct{} // closed when the gate is
+	idle   chan struct{} // closed when the gate is, and all that went in have left
+
+	mu       sync.Mutex // protects what follows, and the closing of the channels
+	inFlight int
+	shut     bool
 }
 
-func (g *gate) close() { g.once.Do(func() { close(g.closed) }) }
-
-func (g *gate) isClosed() bool {
-	select {
-	case <-g.closed:
-		return true
-	default:
+// enter tells whether a request may go on; it then must leave.
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
 		return false
 	}
+	g.inFlight++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.inFlight--; g.shut && g.inFlight == 0 {
+		close(g.idle)
+	}
+}
+
+// close may be called more than once.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return
+	}
+	g.shut = true
+	close(g.closed)
+	if g.inFlight == 0 {
+		close(g.idle)
+	}
+}
+
+func (g *gate) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shut
 }

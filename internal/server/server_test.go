@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,10 +16,13 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/control"
+	"github.com/xdpd/xdpd/internal/feed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,19 +33,40 @@ type fake struct {
 	block    chan struct{} // not nil: mutations wait for it or for their context
 	reached  chan struct{} // gets a value when a mutation starts to wait
 	panics   bool
+	out      control.Outcome
+	pending  control.Pending
+	history  []control.History
+	test     control.TestResult
 	programs []control.Program
 	chains   []control.Chain
 	status   control.Status
+	events   *feed.Feed[control.Event]
 
-	mu      sync.Mutex // protects what follows
-	added   []control.AddRequest
-	removed []string
-	from    []string
-	updates []control.Update
-	asked   string
+	mu  sync.Mutex // protects what follows
+	got []any      // the requests, and the arguments of calls that have none
 }
 
-func (f *fake) mutate(ctx context.Context) error {
+// decision is what Confirm and Cancel are asked.
+type decision struct {
+	call string
+	id   uint64
+	by   control.Caller
+}
+
+func (f *fake) keep(request any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got = append(f.got, request)
+}
+
+func (f *fake) requests() []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.got)
+}
+
+func (f *fake) mutate(ctx context.Context, request any) error {
+	f.keep(request)
 	if f.panics {
 		panic("the fake's bug")
 	}
@@ -56,45 +81,64 @@ func (f *fake) mutate(ctx context.Context) error {
 	return f.err
 }
 
-func (f *fake) AddProgram(ctx context.Context, req control.AddRequest) (control.Program, []control.Chain, error) {
-	f.mu.Lock()
-	f.added = append(f.added, req)
-	f.mu.Unlock()
-	if err := f.mutate(ctx); err != nil {
-		return control.Program{}, nil, err
-	}
-	return control.Program{Name: req.Name, OwnerUID: req.OwnerUID}, f.chains, nil
+func (f *fake) AddProgram(ctx context.Context, req control.AddRequest) (control.Program, control.Outcome, error) {
+	return control.Program{Name: req.Name}, f.out, f.mutate(ctx, req)
 }
 
-func (f *fake) RemoveProgram(ctx context.Context, name string, interfaces []string) ([]control.Chain, bool, error) {
-	f.mu.Lock()
-	f.removed, f.from = append(f.removed, name), interfaces
-	f.mu.Unlock()
-	return f.chains, true, f.mutate(ctx)
+func (f *fake) ReplaceProgram(ctx context.Context, req control.ReplaceRequest) (control.Program, control.Outcome, error) {
+	return control.Program{Name: req.Name}, f.out, f.mutate(ctx, req)
 }
 
-func (f *fake) UpdateMembers(ctx context.Context, updates []control.Update) ([]control.Chain, error) {
-	f.mu.Lock()
-	f.updates = updates
-	f.mu.Unlock()
-	return f.chains, f.mutate(ctx)
+func (f *fake) RemoveProgram(ctx context.Context, req control.RemoveRequest) (bool, control.Outcome, error) {
+	return true, f.out, f.mutate(ctx, req)
+}
+
+func (f *fake) UpdateMembers(ctx context.Context, req control.UpdateRequest) (control.Outcome, error) {
+	return f.out, f.mutate(ctx, req)
+}
+
+func (f *fake) SetChains(ctx context.Context, req control.SetRequest) (control.Outcome, error) {
+	return f.out, f.mutate(ctx, req)
+}
+
+func (f *fake) Rollback(ctx context.Context, req control.RollbackRequest) (uint64, control.Outcome, error) {
+	return 7, f.out, f.mutate(ctx, req)
+}
+
+func (f *fake) Confirm(ctx context.Context, id uint64, by control.Caller) (control.Pending, error) {
+	return f.pending, f.mutate(ctx, decision{"confirm", id, by})
+}
+
+func (f *fake) Cancel(ctx context.Context, id uint64, by control.Caller) (control.Outcome, error) {
+	return f.out, f.mutate(ctx, decision{"cancel", id, by})
+}
+
+func (f *fake) History(_ context.Context, iface string) ([]control.History, error) {
+	f.keep(iface)
+	return f.history, f.err
+}
+
+func (f *fake) Watch(token string) *feed.Reader[control.Event] {
+	f.keep(token)
+	return f.events.Read(token)
+}
+
+func (f *fake) TestRun(_ context.Context, req control.TestRequest) (control.TestResult, error) {
+	f.keep(req)
+	return f.test, f.err
 }
 
 func (f *fake) Programs(context.Context) ([]control.Program, error) { return f.programs, f.err }
 
 func (f *fake) Program(_ context.Context, name string) (control.Program, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked = name
+	f.keep(name)
 	return control.Program{Name: name}, f.err
 }
 
 func (f *fake) Chains(context.Context) ([]control.Chain, error) { return f.chains, f.err }
 
 func (f *fake) Chain(_ context.Context, iface string) (control.Chain, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked = iface
+	f.keep(iface)
 	return control.Chain{Interface: iface}, f.err
 }
 
@@ -139,7 +183,8 @@ func start(t *testing.T, c Controller) *rig {
 	go func() { r.served <- r.server.Serve(lis) }()
 	r.server.SetReady()
 	r.conn, err = grpc.NewClient("unix://"+r.path, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20)))
+		grpc.WithStaticStreamWindowSize(64<<10), // does not grow, so that it is known what a client takes that does not read
+		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(2*maxMessage)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +212,9 @@ func add(names ...string) *xdpdv1.AddProgramRequest {
 	return &xdpdv1.AddProgramRequest{Name: "p", Object: []byte("elf"), Interfaces: names}
 }
 
+// self is who the server sees when a test calls it.
+func self() control.Caller { return control.Caller{UID: uint32(os.Getuid()), PID: int32(os.Getpid())} }
+
 func ptr[T any](v T) *T { return &v }
 
 // everything is a chain with a value in each field.
@@ -182,5 +230,23 @@ func everything() control.Chain {
 			},
 			{Member: chain.Member{Program: "b", Priority: 50, Disabled: true}, Slot: -1},
 		},
+		Pending: waiting(),
+	}
+}
+
+var someTime = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+
+// waiting is a change that waits to be confirmed, with a value in each field.
+func waiting() *control.Pending {
+	return &control.Pending{
+		ID: 5, Until: someTime, Left: 90 * time.Second, Interfaces: []string{"eth0", "eth1"}, Programs: []string{"fw"},
+		Caller: control.Caller{UID: 1000, PID: 42}, What: "add fw",
+	}
+}
+
+func waitingMessage() *xdpdv1.PendingChange {
+	return &xdpdv1.PendingChange{
+		Id: 5, Until: timestamppb.New(someTime), Left: durationpb.New(90 * time.Second), Interfaces: []string{"eth0", "eth1"},
+		Programs: []string{"fw"}, Caller: &xdpdv1.Caller{Uid: 1000, Pid: 42}, What: "add fw",
 	}
 }

@@ -21,6 +21,7 @@ package xdpdv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -312,6 +313,24 @@ const (
 	ErrorReason_ERROR_REASON_STORE_FAILED ErrorReason = 21
 	// The kernel refused something for a reason that xdpd has no name for. Metadata: error.
 	ErrorReason_ERROR_REASON_KERNEL ErrorReason = 22
+	// The interface has another revision than the one that the request expects. Metadata: interface, expected, actual.
+	ErrorReason_ERROR_REASON_REVISION_MISMATCH ErrorReason = 23
+	// A change that waits to be confirmed has the interface or the program. Metadata: change, uid, pid, until (RFC 3339),
+	// and interface or program.
+	ErrorReason_ERROR_REASON_CHANGE_PENDING ErrorReason = 24
+	// No change of that number waits to be confirmed. Metadata: change.
+	ErrorReason_ERROR_REASON_CHANGE_NOT_FOUND ErrorReason = 25
+	// The interface had no chain of that revision, or none before the one it has. Metadata: interface, revision.
+	ErrorReason_ERROR_REASON_REVISION_NOT_FOUND ErrorReason = 26
+	// The program is on other interfaces too, which the change would affect and does not name.
+	// Metadata: program, interfaces.
+	ErrorReason_ERROR_REASON_PROGRAM_SHARED ErrorReason = 27
+	// No object of that sha256 is known. Metadata: sha256.
+	ErrorReason_ERROR_REASON_OBJECT_NOT_FOUND ErrorReason = 28
+	// A global variable cannot be set so. Metadata: global, type.
+	ErrorReason_ERROR_REASON_GLOBAL_INVALID ErrorReason = 29
+	// The kernel cannot run the chain off the wire, or not with this packet. Metadata: error.
+	ErrorReason_ERROR_REASON_TEST_UNSUPPORTED ErrorReason = 30
 )
 
 // Enum value maps for ErrorReason.
@@ -340,6 +359,14 @@ var (
 		20: "ERROR_REASON_STOPPING",
 		21: "ERROR_REASON_STORE_FAILED",
 		22: "ERROR_REASON_KERNEL",
+		23: "ERROR_REASON_REVISION_MISMATCH",
+		24: "ERROR_REASON_CHANGE_PENDING",
+		25: "ERROR_REASON_CHANGE_NOT_FOUND",
+		26: "ERROR_REASON_REVISION_NOT_FOUND",
+		27: "ERROR_REASON_PROGRAM_SHARED",
+		28: "ERROR_REASON_OBJECT_NOT_FOUND",
+		29: "ERROR_REASON_GLOBAL_INVALID",
+		30: "ERROR_REASON_TEST_UNSUPPORTED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":         0,
@@ -365,6 +392,14 @@ var (
 		"ERROR_REASON_STOPPING":            20,
 		"ERROR_REASON_STORE_FAILED":        21,
 		"ERROR_REASON_KERNEL":              22,
+		"ERROR_REASON_REVISION_MISMATCH":   23,
+		"ERROR_REASON_CHANGE_PENDING":      24,
+		"ERROR_REASON_CHANGE_NOT_FOUND":    25,
+		"ERROR_REASON_REVISION_NOT_FOUND":  26,
+		"ERROR_REASON_PROGRAM_SHARED":      27,
+		"ERROR_REASON_OBJECT_NOT_FOUND":    28,
+		"ERROR_REASON_GLOBAL_INVALID":      29,
+		"ERROR_REASON_TEST_UNSUPPORTED":    30,
 	}
 )
 
@@ -393,6 +428,63 @@ func (x ErrorReason) Number() protoreflect.EnumNumber {
 // Deprecated: Use ErrorReason.Descriptor instead.
 func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4}
+}
+
+// Origin is where a map comes from.
+type MapOrigin_Origin int32
+
+const (
+	// Not given.
+	MapOrigin_ORIGIN_UNSPECIFIED MapOrigin_Origin = 0
+	// It is new, and has what the object says.
+	MapOrigin_ORIGIN_NEW MapOrigin_Origin = 1
+	// It is the one that the program had before, with its contents.
+	MapOrigin_ORIGIN_CARRIED MapOrigin_Origin = 2
+	// It is the one of another program.
+	MapOrigin_ORIGIN_SHARED MapOrigin_Origin = 3
+)
+
+// Enum value maps for MapOrigin_Origin.
+var (
+	MapOrigin_Origin_name = map[int32]string{
+		0: "ORIGIN_UNSPECIFIED",
+		1: "ORIGIN_NEW",
+		2: "ORIGIN_CARRIED",
+		3: "ORIGIN_SHARED",
+	}
+	MapOrigin_Origin_value = map[string]int32{
+		"ORIGIN_UNSPECIFIED": 0,
+		"ORIGIN_NEW":         1,
+		"ORIGIN_CARRIED":     2,
+		"ORIGIN_SHARED":      3,
+	}
+)
+
+func (x MapOrigin_Origin) Enum() *MapOrigin_Origin {
+	p := new(MapOrigin_Origin)
+	*p = x
+	return p
+}
+
+func (x MapOrigin_Origin) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MapOrigin_Origin) Descriptor() protoreflect.EnumDescriptor {
+	return file_xdpd_v1_xdpd_proto_enumTypes[5].Descriptor()
+}
+
+func (MapOrigin_Origin) Type() protoreflect.EnumType {
+	return &file_xdpd_v1_xdpd_proto_enumTypes[5]
+}
+
+func (x MapOrigin_Origin) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MapOrigin_Origin.Descriptor instead.
+func (MapOrigin_Origin) EnumDescriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Position is a place in a chain, relative to other members.
@@ -564,12 +656,473 @@ func (x *ProceedOn) GetVerdicts() []Verdict {
 	return nil
 }
 
+// ChangeOptions is what every change can be asked for.
+type ChangeOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By interface, the revision that it must have for the change to be made; 0: it must have no chain.
+	// Else the request fails with ABORTED and REVISION_MISMATCH, and changes nothing.
+	ExpectedRevisions map[string]uint64 `protobuf:"bytes,1,rep,name=expected_revisions,json=expectedRevisions,proto3" json:"expected_revisions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Load, verify and link everything as the change would, answer what would come of it, and take it away again.
+	// What cannot be tried without touching traffic is not: whether a driver takes an interface's first program.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Make the change at once, and undo it unless it is confirmed within this time: 1 second to 24 hours, counted also
+	// while the host sleeps. A daemon that was killed meanwhile undoes it at its start. Other changes of its interfaces
+	// and programs are refused with CHANGE_PENDING until then.
+	ConfirmWithin *durationpb.Duration `protobuf:"bytes,3,opt,name=confirm_within,json=confirmWithin,proto3" json:"confirm_within,omitempty"`
+	// Why, for the history and for people who watch: at most 255 bytes.
+	Comment       string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeOptions) Reset() {
+	*x = ChangeOptions{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeOptions) ProtoMessage() {}
+
+func (x *ChangeOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeOptions.ProtoReflect.Descriptor instead.
+func (*ChangeOptions) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ChangeOptions) GetExpectedRevisions() map[string]uint64 {
+	if x != nil {
+		return x.ExpectedRevisions
+	}
+	return nil
+}
+
+func (x *ChangeOptions) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ChangeOptions) GetConfirmWithin() *durationpb.Duration {
+	if x != nil {
+		return x.ConfirmWithin
+	}
+	return nil
+}
+
+func (x *ChangeOptions) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+// Change is what a change did, or would do.
+type Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether anything is different now.
+	Changed bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	// It was asked for only to see what would come of it.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// For people: what is different, a line for each member, program or chain.
+	Diff []string `protobuf:"bytes,3,rep,name=diff,proto3" json:"diff,omitempty"`
+	// Set where the change was made with confirm_within and waits to be confirmed.
+	Pending *PendingChange `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	// Programs that were replaced: which of their maps were carried over, and which are new.
+	Maps          []*MapOrigin `protobuf:"bytes,5,rep,name=maps,proto3" json:"maps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Change) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *Change) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *Change) GetDiff() []string {
+	if x != nil {
+		return x.Diff
+	}
+	return nil
+}
+
+func (x *Change) GetPending() *PendingChange {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *Change) GetMaps() []*MapOrigin {
+	if x != nil {
+		return x.Maps
+	}
+	return nil
+}
+
+// MapOrigin says where a map of a program that a change loaded comes from.
+type MapOrigin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program.
+	Program string `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	// The name of the map in the object.
+	Map string `protobuf:"bytes,2,opt,name=map,proto3" json:"map,omitempty"`
+	// How it came to be.
+	Origin MapOrigin_Origin `protobuf:"varint,3,opt,name=origin,proto3,enum=xdpd.v1.MapOrigin_Origin" json:"origin,omitempty"`
+	// Where a map of that name was there and is not used: what differs.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapOrigin) Reset() {
+	*x = MapOrigin{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapOrigin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapOrigin) ProtoMessage() {}
+
+func (x *MapOrigin) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapOrigin.ProtoReflect.Descriptor instead.
+func (*MapOrigin) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MapOrigin) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *MapOrigin) GetMap() string {
+	if x != nil {
+		return x.Map
+	}
+	return ""
+}
+
+func (x *MapOrigin) GetOrigin() MapOrigin_Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return MapOrigin_ORIGIN_UNSPECIFIED
+}
+
+func (x *MapOrigin) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PendingChange is a change that is undone unless it is confirmed in time.
+type PendingChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number: for Confirm and Cancel.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// When it is undone, by the clock of the host at the time of the answer.
+	Until *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	// How long until then.
+	Left *durationpb.Duration `protobuf:"bytes,3,opt,name=left,proto3" json:"left,omitempty"`
+	// The interfaces that it changed, sorted.
+	Interfaces []string `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// The programs that it added, replaced or removed, sorted.
+	Programs []string `protobuf:"bytes,5,rep,name=programs,proto3" json:"programs,omitempty"`
+	// Who made it.
+	Caller *Caller `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
+	// What it was, such as "add blocklist".
+	What          string `protobuf:"bytes,7,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingChange) Reset() {
+	*x = PendingChange{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingChange) ProtoMessage() {}
+
+func (x *PendingChange) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingChange.ProtoReflect.Descriptor instead.
+func (*PendingChange) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PendingChange) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PendingChange) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *PendingChange) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *PendingChange) GetInterfaces() []string {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *PendingChange) GetPrograms() []string {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
+func (x *PendingChange) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *PendingChange) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+// Caller is the process that asked for a change.
+type Caller struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its user.
+	Uid uint32 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Its process id.
+	Pid           int32 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Caller) Reset() {
+	*x = Caller{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Caller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Caller) ProtoMessage() {}
+
+func (x *Caller) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Caller.ProtoReflect.Descriptor instead.
+func (*Caller) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Caller) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Caller) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+// ProgramSettings are what a client sets of a program before it is loaded.
+type ProgramSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Values of global variables, by name, as JSON: numbers, true and false, "text" for arrays of characters, lists for
+	// arrays. Integers may also be text, in any base of C: "0x10".
+	Globals map[string]string `protobuf:"bytes,1,rep,name=globals,proto3" json:"globals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How many entries maps have, by name, in place of what the object says.
+	MaxEntries map[string]uint32 `protobuf:"bytes,2,rep,name=max_entries,json=maxEntries,proto3" json:"max_entries,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// A program whose maps of the same name are used, which must have the same shape.
+	ShareMapsFrom string `protobuf:"bytes,3,opt,name=share_maps_from,json=shareMapsFrom,proto3" json:"share_maps_from,omitempty"`
+	// A group, by name or number, that may open the pins of the maps.
+	MapGroup      string `protobuf:"bytes,4,opt,name=map_group,json=mapGroup,proto3" json:"map_group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProgramSettings) Reset() {
+	*x = ProgramSettings{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProgramSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProgramSettings) ProtoMessage() {}
+
+func (x *ProgramSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProgramSettings.ProtoReflect.Descriptor instead.
+func (*ProgramSettings) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProgramSettings) GetGlobals() map[string]string {
+	if x != nil {
+		return x.Globals
+	}
+	return nil
+}
+
+func (x *ProgramSettings) GetMaxEntries() map[string]uint32 {
+	if x != nil {
+		return x.MaxEntries
+	}
+	return nil
+}
+
+func (x *ProgramSettings) GetShareMapsFrom() string {
+	if x != nil {
+		return x.ShareMapsFrom
+	}
+	return ""
+}
+
+func (x *ProgramSettings) GetMapGroup() string {
+	if x != nil {
+		return x.MapGroup
+	}
+	return ""
+}
+
 // AddProgramRequest describes the program and its places.
 type AddProgramRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique in the daemon: 1 to 63 of a-z A-Z 0-9 . _ -, the first a letter or digit. Empty: the name of the function.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The ELF file, at most 16 MiB.
+	// The ELF file, at most 16 MiB; or object_sha256.
 	Object []byte `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
 	// The C function; empty when the object has exactly one XDP program.
 	Function string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
@@ -584,14 +1137,20 @@ type AddProgramRequest struct {
 	// The mode of the chains; must fit chains that exist.
 	Mode Mode `protobuf:"varint,8,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
 	// What ends the program.
-	Lifetime      Lifetime `protobuf:"varint,9,opt,name=lifetime,proto3,enum=xdpd.v1.Lifetime" json:"lifetime,omitempty"`
+	Lifetime Lifetime `protobuf:"varint,9,opt,name=lifetime,proto3,enum=xdpd.v1.Lifetime" json:"lifetime,omitempty"`
+	// In place of the object: the sha256, in hex, of one that the daemon has already, for a program or its history.
+	ObjectSha256 string `protobuf:"bytes,10,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// Globals, sizes and sharing of maps.
+	Settings *ProgramSettings `protobuf:"bytes,11,opt,name=settings,proto3" json:"settings,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,12,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddProgramRequest) Reset() {
 	*x = AddProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[2]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +1162,7 @@ func (x *AddProgramRequest) String() string {
 func (*AddProgramRequest) ProtoMessage() {}
 
 func (x *AddProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[2]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +1175,7 @@ func (x *AddProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddProgramRequest.ProtoReflect.Descriptor instead.
 func (*AddProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{2}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AddProgramRequest) GetName() string {
@@ -682,20 +1241,43 @@ func (x *AddProgramRequest) GetLifetime() Lifetime {
 	return Lifetime_LIFETIME_UNSPECIFIED
 }
 
+func (x *AddProgramRequest) GetObjectSha256() string {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return ""
+}
+
+func (x *AddProgramRequest) GetSettings() *ProgramSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *AddProgramRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 // AddProgramResponse is what came of it.
 type AddProgramResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The program with all its places.
 	Program *Program `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
 	// The chains that changed.
-	Chains        []*Chain `protobuf:"bytes,2,rep,name=chains,proto3" json:"chains,omitempty"`
+	Chains []*Chain `protobuf:"bytes,2,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddProgramResponse) Reset() {
 	*x = AddProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[3]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1289,7 @@ func (x *AddProgramResponse) String() string {
 func (*AddProgramResponse) ProtoMessage() {}
 
 func (x *AddProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[3]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1302,7 @@ func (x *AddProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddProgramResponse.ProtoReflect.Descriptor instead.
 func (*AddProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{3}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AddProgramResponse) GetProgram() *Program {
@@ -737,20 +1319,1777 @@ func (x *AddProgramResponse) GetChains() []*Chain {
 	return nil
 }
 
+func (x *AddProgramResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// ReplaceProgramRequest describes the new version of a program.
+type ReplaceProgramRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The ELF file, at most 16 MiB; or object_sha256; neither: the object stays, and the settings change.
+	Object []byte `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// In place of the object: the sha256, in hex, of one that the daemon has already.
+	ObjectSha256 string `protobuf:"bytes,3,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// The C function; empty: the one it has, or if the new object has no such, its only XDP program.
+	Function string `protobuf:"bytes,4,opt,name=function,proto3" json:"function,omitempty"`
+	// The settings of the new version; not set: those it has.
+	Settings *ProgramSettings `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
+	// Make all maps anew.
+	FreshMaps bool `protobuf:"varint,6,opt,name=fresh_maps,json=freshMaps,proto3" json:"fresh_maps,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,7,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceProgramRequest) Reset() {
+	*x = ReplaceProgramRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceProgramRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceProgramRequest) ProtoMessage() {}
+
+func (x *ReplaceProgramRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceProgramRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceProgramRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplaceProgramRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReplaceProgramRequest) GetObject() []byte {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *ReplaceProgramRequest) GetObjectSha256() string {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return ""
+}
+
+func (x *ReplaceProgramRequest) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *ReplaceProgramRequest) GetSettings() *ProgramSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *ReplaceProgramRequest) GetFreshMaps() bool {
+	if x != nil {
+		return x.FreshMaps
+	}
+	return false
+}
+
+func (x *ReplaceProgramRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// ReplaceProgramResponse is what came of it.
+type ReplaceProgramResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program as it is now.
+	Program *Program `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	// The chains that it is in.
+	Chains []*Chain `protobuf:"bytes,2,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceProgramResponse) Reset() {
+	*x = ReplaceProgramResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceProgramResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceProgramResponse) ProtoMessage() {}
+
+func (x *ReplaceProgramResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceProgramResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceProgramResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplaceProgramResponse) GetProgram() *Program {
+	if x != nil {
+		return x.Program
+	}
+	return nil
+}
+
+func (x *ReplaceProgramResponse) GetChains() []*Chain {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *ReplaceProgramResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// SetChainsRequest says what chains, and what programs, there shall be.
+type SetChainsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The objects that programs refer to by sha256 and that the daemon may not have; at most 16 MiB each.
+	Objects [][]byte `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// The programs that are new or shall be as described here. A program that is another now is replaced, in all its
+	// places; one that is in a chain below and not described stays as it is.
+	Programs []*ProgramSpec `protobuf:"bytes,2,rep,name=programs,proto3" json:"programs,omitempty"`
+	// The chains; at least one. Interfaces that are not named keep theirs.
+	Chains []*ChainSpec `protobuf:"bytes,3,rep,name=chains,proto3" json:"chains,omitempty"`
+	// Make the maps of programs that are replaced anew.
+	FreshMaps bool `protobuf:"varint,4,opt,name=fresh_maps,json=freshMaps,proto3" json:"fresh_maps,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetChainsRequest) Reset() {
+	*x = SetChainsRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetChainsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetChainsRequest) ProtoMessage() {}
+
+func (x *SetChainsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetChainsRequest.ProtoReflect.Descriptor instead.
+func (*SetChainsRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetChainsRequest) GetObjects() [][]byte {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *SetChainsRequest) GetPrograms() []*ProgramSpec {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
+func (x *SetChainsRequest) GetChains() []*ChainSpec {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *SetChainsRequest) GetFreshMaps() bool {
+	if x != nil {
+		return x.FreshMaps
+	}
+	return false
+}
+
+func (x *SetChainsRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// ProgramSpec is what a program shall be.
+type ProgramSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The sha256, in hex, of an object of the request or one that the daemon has. Empty: the one that the program has.
+	ObjectSha256 string `protobuf:"bytes,2,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// The C function; empty: the one that the program has, or the only XDP program of the object.
+	Function string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
+	// What ends the program; not given: as it is, for a new one LIFETIME_DAEMON.
+	Lifetime Lifetime `protobuf:"varint,4,opt,name=lifetime,proto3,enum=xdpd.v1.Lifetime" json:"lifetime,omitempty"`
+	// Not set: as they are, for a new one none.
+	Settings      *ProgramSettings `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProgramSpec) Reset() {
+	*x = ProgramSpec{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProgramSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProgramSpec) ProtoMessage() {}
+
+func (x *ProgramSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProgramSpec.ProtoReflect.Descriptor instead.
+func (*ProgramSpec) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ProgramSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProgramSpec) GetObjectSha256() string {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return ""
+}
+
+func (x *ProgramSpec) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *ProgramSpec) GetLifetime() Lifetime {
+	if x != nil {
+		return x.Lifetime
+	}
+	return Lifetime_LIFETIME_UNSPECIFIED
+}
+
+func (x *ProgramSpec) GetSettings() *ProgramSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// ChainSpec is what a chain shall be.
+type ChainSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface.
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The mode; not given: as it is, for a new chain MODE_AUTO. That of a chain with members cannot be changed.
+	Mode Mode `protobuf:"varint,2,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
+	// What a packet gets that passed all members; not given: VERDICT_PASS.
+	FinalVerdict Verdict `protobuf:"varint,3,opt,name=final_verdict,json=finalVerdict,proto3,enum=xdpd.v1.Verdict" json:"final_verdict,omitempty"`
+	// In the order in which they run; none: the interface has no chain. Priorities must rise with the order; a member
+	// without one takes that of the member before it, the first one the default or what the next one has, if that is lower.
+	Members       []*MemberSpec `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChainSpec) Reset() {
+	*x = ChainSpec{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChainSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChainSpec) ProtoMessage() {}
+
+func (x *ChainSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChainSpec.ProtoReflect.Descriptor instead.
+func (*ChainSpec) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ChainSpec) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *ChainSpec) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *ChainSpec) GetFinalVerdict() Verdict {
+	if x != nil {
+		return x.FinalVerdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *ChainSpec) GetMembers() []*MemberSpec {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// MemberSpec is what a member shall be.
+type MemberSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program.
+	Program string `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	// Lower runs first.
+	Priority *int32 `protobuf:"varint,2,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Default: PASS.
+	ProceedOn *ProceedOn `protobuf:"bytes,3,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
+	// Default: it is.
+	Enabled       *bool `protobuf:"varint,4,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberSpec) Reset() {
+	*x = MemberSpec{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberSpec) ProtoMessage() {}
+
+func (x *MemberSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberSpec.ProtoReflect.Descriptor instead.
+func (*MemberSpec) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MemberSpec) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *MemberSpec) GetPriority() int32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *MemberSpec) GetProceedOn() *ProceedOn {
+	if x != nil {
+		return x.ProceedOn
+	}
+	return nil
+}
+
+func (x *MemberSpec) GetEnabled() bool {
+	if x != nil && x.Enabled != nil {
+		return *x.Enabled
+	}
+	return false
+}
+
+// SetChainsResponse is what came of it.
+type SetChainsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The chains that were named, and those that changed with a program, sorted by interface.
+	Chains []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetChainsResponse) Reset() {
+	*x = SetChainsResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetChainsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetChainsResponse) ProtoMessage() {}
+
+func (x *SetChainsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetChainsResponse.ProtoReflect.Descriptor instead.
+func (*SetChainsResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SetChainsResponse) GetChains() []*Chain {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *SetChainsResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// ConfirmRequest names a change.
+type ConfirmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Id            uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmRequest) Reset() {
+	*x = ConfirmRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmRequest) ProtoMessage() {}
+
+func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ConfirmRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// ConfirmResponse is what came of it.
+type ConfirmResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The change that stays.
+	Change        *PendingChange `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmResponse) Reset() {
+	*x = ConfirmResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmResponse) ProtoMessage() {}
+
+func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ConfirmResponse) GetChange() *PendingChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// CancelRequest names a change.
+type CancelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Id            uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRequest) Reset() {
+	*x = CancelRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRequest) ProtoMessage() {}
+
+func (x *CancelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
+func (*CancelRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CancelRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// CancelResponse is what came of it.
+type CancelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The chains that are again as they were.
+	Chains []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelResponse) Reset() {
+	*x = CancelResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelResponse) ProtoMessage() {}
+
+func (x *CancelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
+func (*CancelResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CancelResponse) GetChains() []*Chain {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *CancelResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// RollbackRequest names an interface and one of its earlier chains.
+type RollbackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface.
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The revision to go back to; 0: the one before the last change.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Where a program had another object or other settings then, and is on other interfaces too: replace it there as well.
+	// Without it such a request is refused with PROGRAM_SHARED.
+	Everywhere bool `protobuf:"varint,3,opt,name=everywhere,proto3" json:"everywhere,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RollbackRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetEverywhere() bool {
+	if x != nil {
+		return x.Everywhere
+	}
+	return false
+}
+
+func (x *RollbackRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// RollbackResponse is what came of it.
+type RollbackResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision whose chain the interface has again; the chain itself has a new one.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The chains that were named or changed.
+	Chains []*Chain `protobuf:"bytes,2,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackResponse) Reset() {
+	*x = RollbackResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackResponse) ProtoMessage() {}
+
+func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
+func (*RollbackResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RollbackResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackResponse) GetChains() []*Chain {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *RollbackResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// ListHistoryRequest names an interface.
+type ListHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface.
+	Interface     string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHistoryRequest) Reset() {
+	*x = ListHistoryRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHistoryRequest) ProtoMessage() {}
+
+func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHistoryRequest.ProtoReflect.Descriptor instead.
+func (*ListHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListHistoryRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+// ListHistoryResponse holds the chains that an interface had.
+type ListHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Entries       []*HistoryEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHistoryResponse) Reset() {
+	*x = ListHistoryResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHistoryResponse) ProtoMessage() {}
+
+func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHistoryResponse.ProtoReflect.Descriptor instead.
+func (*ListHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListHistoryResponse) GetEntries() []*HistoryEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// HistoryEntry is a chain that an interface has or had.
+type HistoryEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision that it was made with. Revisions that were made for other reasons, such as a restart of the host, have
+	// no entry.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Who asked for it.
+	Caller *Caller `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	// What it was, such as "add blocklist".
+	What string `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`
+	// What the client said about it.
+	Comment string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	// What was different from the chain before it, a line for each member or program.
+	Diff []string `protobuf:"bytes,6,rep,name=diff,proto3" json:"diff,omitempty"`
+	// The chain; without members: the interface had none.
+	Chain *ChainSpec `protobuf:"bytes,7,opt,name=chain,proto3" json:"chain,omitempty"`
+	// What its programs were then.
+	Programs []*ProgramSpec `protobuf:"bytes,8,rep,name=programs,proto3" json:"programs,omitempty"`
+	// The interface has this chain now.
+	Current       bool `protobuf:"varint,9,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryEntry) Reset() {
+	*x = HistoryEntry{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryEntry) ProtoMessage() {}
+
+func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
+func (*HistoryEntry) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *HistoryEntry) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *HistoryEntry) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *HistoryEntry) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *HistoryEntry) GetDiff() []string {
+	if x != nil {
+		return x.Diff
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetChain() *ChainSpec {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetPrograms() []*ProgramSpec {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+// WatchRequest says from where on.
+type WatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resume_token of the last response that was seen; empty: from now on.
+	ResumeToken   string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// WatchResponse is an event.
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With it a later Watch goes on after this event.
+	ResumeToken string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The interface; empty where it is about none.
+	Interface string `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The program; empty where it is about none.
+	Program string `protobuf:"bytes,4,opt,name=program,proto3" json:"program,omitempty"`
+	// Who caused it; not set where nobody did.
+	Caller *Caller `protobuf:"bytes,5,opt,name=caller,proto3" json:"caller,omitempty"`
+	// What happened.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchResponse_Started_
+	//	*WatchResponse_Missed_
+	//	*WatchResponse_MemberAdded
+	//	*WatchResponse_MemberRemoved
+	//	*WatchResponse_MemberChanged
+	//	*WatchResponse_ProgramReplaced_
+	//	*WatchResponse_ChainSwapped_
+	//	*WatchResponse_ConfirmPending
+	//	*WatchResponse_Confirmed
+	//	*WatchResponse_Reverted_
+	//	*WatchResponse_Degraded
+	//	*WatchResponse_Recovered
+	//	*WatchResponse_InterfaceUp
+	//	*WatchResponse_InterfaceGone
+	Event         isWatchResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *WatchResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetEvent() isWatchResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetStarted() *WatchResponse_Started {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Started_); ok {
+			return x.Started
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMissed() *WatchResponse_Missed {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Missed_); ok {
+			return x.Missed
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMemberAdded() *Member {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_MemberAdded); ok {
+			return x.MemberAdded
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMemberRemoved() *Member {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_MemberRemoved); ok {
+			return x.MemberRemoved
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMemberChanged() *Member {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_MemberChanged); ok {
+			return x.MemberChanged
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetProgramReplaced() *WatchResponse_ProgramReplaced {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_ProgramReplaced_); ok {
+			return x.ProgramReplaced
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetChainSwapped() *WatchResponse_ChainSwapped {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_ChainSwapped_); ok {
+			return x.ChainSwapped
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetConfirmPending() *PendingChange {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_ConfirmPending); ok {
+			return x.ConfirmPending
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetConfirmed() *PendingChange {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Confirmed); ok {
+			return x.Confirmed
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetReverted() *WatchResponse_Reverted {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Reverted_); ok {
+			return x.Reverted
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetDegraded() *WatchResponse_Problem {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Degraded); ok {
+			return x.Degraded
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetRecovered() *WatchResponse_Problem {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Recovered); ok {
+			return x.Recovered
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetInterfaceUp() *WatchResponse_Interface {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_InterfaceUp); ok {
+			return x.InterfaceUp
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetInterfaceGone() *WatchResponse_Interface {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_InterfaceGone); ok {
+			return x.InterfaceGone
+		}
+	}
+	return nil
+}
+
+type isWatchResponse_Event interface {
+	isWatchResponse_Event()
+}
+
+type WatchResponse_Started_ struct {
+	// Always the first response: the watch has begun, and what happens from here on is told.
+	Started *WatchResponse_Started `protobuf:"bytes,10,opt,name=started,proto3,oneof"`
+}
+
+type WatchResponse_Missed_ struct {
+	// Events are missing: the client was too slow, or its token is too old or of another run of the daemon. It should
+	// list what there is, which is then up to date with the events that follow.
+	Missed *WatchResponse_Missed `protobuf:"bytes,11,opt,name=missed,proto3,oneof"`
+}
+
+type WatchResponse_MemberAdded struct {
+	// A program became a member of the interface's chain.
+	MemberAdded *Member `protobuf:"bytes,12,opt,name=member_added,json=memberAdded,proto3,oneof"`
+}
+
+type WatchResponse_MemberRemoved struct {
+	// A program is not a member of the interface's chain any more.
+	MemberRemoved *Member `protobuf:"bytes,13,opt,name=member_removed,json=memberRemoved,proto3,oneof"`
+}
+
+type WatchResponse_MemberChanged struct {
+	// A member has another place, priority, proceed-on set or is enabled or disabled.
+	MemberChanged *Member `protobuf:"bytes,14,opt,name=member_changed,json=memberChanged,proto3,oneof"`
+}
+
+type WatchResponse_ProgramReplaced_ struct {
+	// A program has another object, function or settings.
+	ProgramReplaced *WatchResponse_ProgramReplaced `protobuf:"bytes,15,opt,name=program_replaced,json=programReplaced,proto3,oneof"`
+}
+
+type WatchResponse_ChainSwapped_ struct {
+	// Packets of the interface go through another revision.
+	ChainSwapped *WatchResponse_ChainSwapped `protobuf:"bytes,16,opt,name=chain_swapped,json=chainSwapped,proto3,oneof"`
+}
+
+type WatchResponse_ConfirmPending struct {
+	// A change waits to be confirmed.
+	ConfirmPending *PendingChange `protobuf:"bytes,17,opt,name=confirm_pending,json=confirmPending,proto3,oneof"`
+}
+
+type WatchResponse_Confirmed struct {
+	// A change was confirmed.
+	Confirmed *PendingChange `protobuf:"bytes,18,opt,name=confirmed,proto3,oneof"`
+}
+
+type WatchResponse_Reverted_ struct {
+	// A change was undone: it was cancelled, or not confirmed in time.
+	Reverted *WatchResponse_Reverted `protobuf:"bytes,19,opt,name=reverted,proto3,oneof"`
+}
+
+type WatchResponse_Degraded struct {
+	// Something does not run as it should.
+	Degraded *WatchResponse_Problem `protobuf:"bytes,20,opt,name=degraded,proto3,oneof"`
+}
+
+type WatchResponse_Recovered struct {
+	// What was wrong is well again.
+	Recovered *WatchResponse_Problem `protobuf:"bytes,21,opt,name=recovered,proto3,oneof"`
+}
+
+type WatchResponse_InterfaceUp struct {
+	// An interface with a chain has come.
+	InterfaceUp *WatchResponse_Interface `protobuf:"bytes,22,opt,name=interface_up,json=interfaceUp,proto3,oneof"`
+}
+
+type WatchResponse_InterfaceGone struct {
+	// An interface with a chain is gone.
+	InterfaceGone *WatchResponse_Interface `protobuf:"bytes,23,opt,name=interface_gone,json=interfaceGone,proto3,oneof"`
+}
+
+func (*WatchResponse_Started_) isWatchResponse_Event() {}
+
+func (*WatchResponse_Missed_) isWatchResponse_Event() {}
+
+func (*WatchResponse_MemberAdded) isWatchResponse_Event() {}
+
+func (*WatchResponse_MemberRemoved) isWatchResponse_Event() {}
+
+func (*WatchResponse_MemberChanged) isWatchResponse_Event() {}
+
+func (*WatchResponse_ProgramReplaced_) isWatchResponse_Event() {}
+
+func (*WatchResponse_ChainSwapped_) isWatchResponse_Event() {}
+
+func (*WatchResponse_ConfirmPending) isWatchResponse_Event() {}
+
+func (*WatchResponse_Confirmed) isWatchResponse_Event() {}
+
+func (*WatchResponse_Reverted_) isWatchResponse_Event() {}
+
+func (*WatchResponse_Degraded) isWatchResponse_Event() {}
+
+func (*WatchResponse_Recovered) isWatchResponse_Event() {}
+
+func (*WatchResponse_InterfaceUp) isWatchResponse_Event() {}
+
+func (*WatchResponse_InterfaceGone) isWatchResponse_Event() {}
+
+// TestRunRequest is packets for a chain.
+type TestRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface whose chain is run; it is also the one that the programs see as ingress_ifindex.
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// From the Ethernet header on, 14 to 65535 bytes each; at most 4096 packets and 16 MiB.
+	Packets [][]byte `protobuf:"bytes,2,rep,name=packets,proto3" json:"packets,omitempty"`
+	// Let the programs work on copies of their maps, where the type of a map allows it.
+	CopyMaps      bool `protobuf:"varint,3,opt,name=copy_maps,json=copyMaps,proto3" json:"copy_maps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestRunRequest) Reset() {
+	*x = TestRunRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestRunRequest) ProtoMessage() {}
+
+func (x *TestRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestRunRequest.ProtoReflect.Descriptor instead.
+func (*TestRunRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *TestRunRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *TestRunRequest) GetPackets() [][]byte {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+func (x *TestRunRequest) GetCopyMaps() bool {
+	if x != nil {
+		return x.CopyMaps
+	}
+	return false
+}
+
+// TestRunResponse is what became of them.
+type TestRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision that was run.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// For each packet, in order.
+	Packets []*PacketTrace `protobuf:"bytes,2,rep,name=packets,proto3" json:"packets,omitempty"`
+	// Maps that the programs changed for real, or could have: "program/map"; with copy_maps those that cannot be copied.
+	LiveMaps []string `protobuf:"bytes,3,rep,name=live_maps,json=liveMaps,proto3" json:"live_maps,omitempty"`
+	// What was not as it is on the wire, in words.
+	Notes         []string `protobuf:"bytes,4,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestRunResponse) Reset() {
+	*x = TestRunResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestRunResponse) ProtoMessage() {}
+
+func (x *TestRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestRunResponse.ProtoReflect.Descriptor instead.
+func (*TestRunResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TestRunResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TestRunResponse) GetPackets() []*PacketTrace {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+func (x *TestRunResponse) GetLiveMaps() []string {
+	if x != nil {
+		return x.LiveMaps
+	}
+	return nil
+}
+
+func (x *TestRunResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// PacketTrace is the way of one packet.
+type PacketTrace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The members that saw it, in order.
+	Steps []*TraceStep `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// What became of it.
+	Verdict Verdict `protobuf:"varint,2,opt,name=verdict,proto3,enum=xdpd.v1.Verdict" json:"verdict,omitempty"`
+	// The return code of the chain, which is the final verdict or the last member's return code.
+	ReturnCode uint32 `protobuf:"varint,3,opt,name=return_code,json=returnCode,proto3" json:"return_code,omitempty"`
+	// The packet that came out.
+	Packet []byte `protobuf:"bytes,4,opt,name=packet,proto3" json:"packet,omitempty"`
+	// It got the chain's final verdict; else the last member's.
+	PassedAll     bool `protobuf:"varint,5,opt,name=passed_all,json=passedAll,proto3" json:"passed_all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PacketTrace) Reset() {
+	*x = PacketTrace{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PacketTrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PacketTrace) ProtoMessage() {}
+
+func (x *PacketTrace) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PacketTrace.ProtoReflect.Descriptor instead.
+func (*PacketTrace) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PacketTrace) GetSteps() []*TraceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *PacketTrace) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *PacketTrace) GetReturnCode() uint32 {
+	if x != nil {
+		return x.ReturnCode
+	}
+	return 0
+}
+
+func (x *PacketTrace) GetPacket() []byte {
+	if x != nil {
+		return x.Packet
+	}
+	return nil
+}
+
+func (x *PacketTrace) GetPassedAll() bool {
+	if x != nil {
+		return x.PassedAll
+	}
+	return false
+}
+
+// TraceStep is what one member returned.
+type TraceStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program.
+	Program string `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	// Its verdict; not given for a return code that is none.
+	Verdict Verdict `protobuf:"varint,2,opt,name=verdict,proto3,enum=xdpd.v1.Verdict" json:"verdict,omitempty"`
+	// What it returned; 31 proceeds always.
+	ReturnCode uint32 `protobuf:"varint,3,opt,name=return_code,json=returnCode,proto3" json:"return_code,omitempty"`
+	// Whether the next member, or the final verdict, came after it.
+	Proceeded     bool `protobuf:"varint,4,opt,name=proceeded,proto3" json:"proceeded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceStep) Reset() {
+	*x = TraceStep{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceStep) ProtoMessage() {}
+
+func (x *TraceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
+func (*TraceStep) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *TraceStep) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *TraceStep) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *TraceStep) GetReturnCode() uint32 {
+	if x != nil {
+		return x.ReturnCode
+	}
+	return 0
+}
+
+func (x *TraceStep) GetProceeded() bool {
+	if x != nil {
+		return x.Proceeded
+	}
+	return false
+}
+
 // RemoveProgramRequest names a program and places.
 type RemoveProgramRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The program.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// From these interfaces only; none: from all.
-	Interfaces    []string `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Interfaces []string `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveProgramRequest) Reset() {
 	*x = RemoveProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +3101,7 @@ func (x *RemoveProgramRequest) String() string {
 func (*RemoveProgramRequest) ProtoMessage() {}
 
 func (x *RemoveProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +3114,7 @@ func (x *RemoveProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProgramRequest.ProtoReflect.Descriptor instead.
 func (*RemoveProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveProgramRequest) GetName() string {
@@ -792,20 +3131,29 @@ func (x *RemoveProgramRequest) GetInterfaces() []string {
 	return nil
 }
 
+func (x *RemoveProgramRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 // RemoveProgramResponse is what came of it.
 type RemoveProgramResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The chains that changed; one without members is gone from its interface.
 	Chains []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
 	// Whether the program had no place left and is gone, with its maps.
-	Unloaded      bool `protobuf:"varint,2,opt,name=unloaded,proto3" json:"unloaded,omitempty"`
+	Unloaded bool `protobuf:"varint,2,opt,name=unloaded,proto3" json:"unloaded,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveProgramResponse) Reset() {
 	*x = RemoveProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +3165,7 @@ func (x *RemoveProgramResponse) String() string {
 func (*RemoveProgramResponse) ProtoMessage() {}
 
 func (x *RemoveProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +3178,7 @@ func (x *RemoveProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProgramResponse.ProtoReflect.Descriptor instead.
 func (*RemoveProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{5}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveProgramResponse) GetChains() []*Chain {
@@ -845,6 +3193,13 @@ func (x *RemoveProgramResponse) GetUnloaded() bool {
 		return x.Unloaded
 	}
 	return false
+}
+
+func (x *RemoveProgramResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
 }
 
 // MemberUpdate changes one member; fields that are not set stay.
@@ -868,7 +3223,7 @@ type MemberUpdate struct {
 
 func (x *MemberUpdate) Reset() {
 	*x = MemberUpdate{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +3235,7 @@ func (x *MemberUpdate) String() string {
 func (*MemberUpdate) ProtoMessage() {}
 
 func (x *MemberUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +3248,7 @@ func (x *MemberUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdate.ProtoReflect.Descriptor instead.
 func (*MemberUpdate) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{6}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MemberUpdate) GetProgram() string {
@@ -942,14 +3297,16 @@ func (x *MemberUpdate) GetEnabled() bool {
 type UpdateMembersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At least one.
-	Updates       []*MemberUpdate `protobuf:"bytes,1,rep,name=updates,proto3" json:"updates,omitempty"`
+	Updates []*MemberUpdate `protobuf:"bytes,1,rep,name=updates,proto3" json:"updates,omitempty"`
+	// What every change takes.
+	Options       *ChangeOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateMembersRequest) Reset() {
 	*x = UpdateMembersRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +3318,7 @@ func (x *UpdateMembersRequest) String() string {
 func (*UpdateMembersRequest) ProtoMessage() {}
 
 func (x *UpdateMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +3331,7 @@ func (x *UpdateMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMembersRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMembersRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{7}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateMembersRequest) GetUpdates() []*MemberUpdate {
@@ -984,18 +3341,27 @@ func (x *UpdateMembersRequest) GetUpdates() []*MemberUpdate {
 	return nil
 }
 
+func (x *UpdateMembersRequest) GetOptions() *ChangeOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 // UpdateMembersResponse is what came of it.
 type UpdateMembersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The chains that were named, changed or not.
-	Chains        []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	Chains []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// What was done.
+	Change        *Change `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateMembersResponse) Reset() {
 	*x = UpdateMembersResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +3373,7 @@ func (x *UpdateMembersResponse) String() string {
 func (*UpdateMembersResponse) ProtoMessage() {}
 
 func (x *UpdateMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,12 +3386,19 @@ func (x *UpdateMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMembersResponse.ProtoReflect.Descriptor instead.
 func (*UpdateMembersResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{8}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateMembersResponse) GetChains() []*Chain {
 	if x != nil {
 		return x.Chains
+	}
+	return nil
+}
+
+func (x *UpdateMembersResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
 	}
 	return nil
 }
@@ -1039,7 +3412,7 @@ type ListProgramsRequest struct {
 
 func (x *ListProgramsRequest) Reset() {
 	*x = ListProgramsRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +3424,7 @@ func (x *ListProgramsRequest) String() string {
 func (*ListProgramsRequest) ProtoMessage() {}
 
 func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +3437,7 @@ func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsRequest.ProtoReflect.Descriptor instead.
 func (*ListProgramsRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{9}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{37}
 }
 
 // ListProgramsResponse holds all programs.
@@ -1078,7 +3451,7 @@ type ListProgramsResponse struct {
 
 func (x *ListProgramsResponse) Reset() {
 	*x = ListProgramsResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +3463,7 @@ func (x *ListProgramsResponse) String() string {
 func (*ListProgramsResponse) ProtoMessage() {}
 
 func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +3476,7 @@ func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsResponse.ProtoReflect.Descriptor instead.
 func (*ListProgramsResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{10}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListProgramsResponse) GetPrograms() []*Program {
@@ -1124,7 +3497,7 @@ type GetProgramRequest struct {
 
 func (x *GetProgramRequest) Reset() {
 	*x = GetProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +3509,7 @@ func (x *GetProgramRequest) String() string {
 func (*GetProgramRequest) ProtoMessage() {}
 
 func (x *GetProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +3522,7 @@ func (x *GetProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProgramRequest.ProtoReflect.Descriptor instead.
 func (*GetProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{11}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetProgramRequest) GetName() string {
@@ -1170,7 +3543,7 @@ type GetProgramResponse struct {
 
 func (x *GetProgramResponse) Reset() {
 	*x = GetProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +3555,7 @@ func (x *GetProgramResponse) String() string {
 func (*GetProgramResponse) ProtoMessage() {}
 
 func (x *GetProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +3568,7 @@ func (x *GetProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProgramResponse.ProtoReflect.Descriptor instead.
 func (*GetProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{12}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetProgramResponse) GetProgram() *Program {
@@ -1214,7 +3587,7 @@ type ListChainsRequest struct {
 
 func (x *ListChainsRequest) Reset() {
 	*x = ListChainsRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +3599,7 @@ func (x *ListChainsRequest) String() string {
 func (*ListChainsRequest) ProtoMessage() {}
 
 func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +3612,7 @@ func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsRequest.ProtoReflect.Descriptor instead.
 func (*ListChainsRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{13}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{41}
 }
 
 // ListChainsResponse holds all chains.
@@ -1253,7 +3626,7 @@ type ListChainsResponse struct {
 
 func (x *ListChainsResponse) Reset() {
 	*x = ListChainsResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +3638,7 @@ func (x *ListChainsResponse) String() string {
 func (*ListChainsResponse) ProtoMessage() {}
 
 func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +3651,7 @@ func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsResponse.ProtoReflect.Descriptor instead.
 func (*ListChainsResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{14}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListChainsResponse) GetChains() []*Chain {
@@ -1299,7 +3672,7 @@ type GetChainRequest struct {
 
 func (x *GetChainRequest) Reset() {
 	*x = GetChainRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +3684,7 @@ func (x *GetChainRequest) String() string {
 func (*GetChainRequest) ProtoMessage() {}
 
 func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +3697,7 @@ func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChainRequest.ProtoReflect.Descriptor instead.
 func (*GetChainRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{15}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetChainRequest) GetInterface() string {
@@ -1345,7 +3718,7 @@ type GetChainResponse struct {
 
 func (x *GetChainResponse) Reset() {
 	*x = GetChainResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +3730,7 @@ func (x *GetChainResponse) String() string {
 func (*GetChainResponse) ProtoMessage() {}
 
 func (x *GetChainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +3743,7 @@ func (x *GetChainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChainResponse.ProtoReflect.Descriptor instead.
 func (*GetChainResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{16}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetChainResponse) GetChain() *Chain {
@@ -1389,7 +3762,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +3774,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +3787,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{17}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{45}
 }
 
 // GetStatusResponse tells about the daemon.
@@ -1450,7 +3823,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +3835,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +3848,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{18}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -1577,7 +3950,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +3962,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +3975,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{19}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Probe) GetName() string {
@@ -1650,14 +4023,16 @@ type Program struct {
 	// When it was added.
 	Added *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=added,proto3" json:"added,omitempty"`
 	// The uid of the client that added it.
-	OwnerUid      uint32 `protobuf:"varint,11,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"`
+	OwnerUid uint32 `protobuf:"varint,11,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"`
+	// What was set before it was loaded.
+	Settings      *ProgramSettings `protobuf:"bytes,12,opt,name=settings,proto3" json:"settings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Program) Reset() {
 	*x = Program{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +4044,7 @@ func (x *Program) String() string {
 func (*Program) ProtoMessage() {}
 
 func (x *Program) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +4057,7 @@ func (x *Program) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Program.ProtoReflect.Descriptor instead.
 func (*Program) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{20}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Program) GetName() string {
@@ -1762,6 +4137,13 @@ func (x *Program) GetOwnerUid() uint32 {
 	return 0
 }
 
+func (x *Program) GetSettings() *ProgramSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 // Map is a BPF map of a program.
 type Map struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1778,14 +4160,20 @@ type Map struct {
 	// In bytes.
 	ValueSize uint32 `protobuf:"varint,6,opt,name=value_size,json=valueSize,proto3" json:"value_size,omitempty"`
 	// How many entries fit.
-	MaxEntries    uint32 `protobuf:"varint,7,opt,name=max_entries,json=maxEntries,proto3" json:"max_entries,omitempty"`
+	MaxEntries uint32 `protobuf:"varint,7,opt,name=max_entries,json=maxEntries,proto3" json:"max_entries,omitempty"`
+	// Flags of the kernel's BPF_MAP_CREATE.
+	Flags uint32 `protobuf:"varint,8,opt,name=flags,proto3" json:"flags,omitempty"`
+	// The group that may open the pin; 0: root alone.
+	Gid uint32 `protobuf:"varint,9,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Other programs that use the same map, sorted.
+	SharedWith    []string `protobuf:"bytes,10,rep,name=shared_with,json=sharedWith,proto3" json:"shared_with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +4185,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +4198,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{21}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Map) GetName() string {
@@ -1862,6 +4250,27 @@ func (x *Map) GetMaxEntries() uint32 {
 	return 0
 }
 
+func (x *Map) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Map) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Map) GetSharedWith() []string {
+	if x != nil {
+		return x.SharedWith
+	}
+	return nil
+}
+
 // Chain is the ordered members on one interface.
 type Chain struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1890,14 +4299,16 @@ type Chain struct {
 	// Packets that went through the chain.
 	Packets uint64 `protobuf:"varint,12,opt,name=packets,proto3" json:"packets,omitempty"`
 	// Packets that passed all members and got the final verdict.
-	PacketsEnd    uint64 `protobuf:"varint,13,opt,name=packets_end,json=packetsEnd,proto3" json:"packets_end,omitempty"`
+	PacketsEnd uint64 `protobuf:"varint,13,opt,name=packets_end,json=packetsEnd,proto3" json:"packets_end,omitempty"`
+	// A change of this chain that waits to be confirmed.
+	Pending       *PendingChange `protobuf:"bytes,14,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Chain) Reset() {
 	*x = Chain{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +4320,7 @@ func (x *Chain) String() string {
 func (*Chain) ProtoMessage() {}
 
 func (x *Chain) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +4333,7 @@ func (x *Chain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chain.ProtoReflect.Descriptor instead.
 func (*Chain) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{22}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Chain) GetInterface() string {
@@ -2016,6 +4427,13 @@ func (x *Chain) GetPacketsEnd() uint64 {
 	return 0
 }
 
+func (x *Chain) GetPending() *PendingChange {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
 // Member is a program's place in a chain.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2037,7 +4455,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +4467,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +4480,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{23}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Member) GetProgram() string {
@@ -2132,7 +4550,7 @@ type MemberCounters struct {
 
 func (x *MemberCounters) Reset() {
 	*x = MemberCounters{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +4562,7 @@ func (x *MemberCounters) String() string {
 func (*MemberCounters) ProtoMessage() {}
 
 func (x *MemberCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +4575,7 @@ func (x *MemberCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberCounters.ProtoReflect.Descriptor instead.
 func (*MemberCounters) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{24}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MemberCounters) GetSeen() uint64 {
@@ -2216,11 +4634,360 @@ func (x *MemberCounters) GetEndedOther() uint64 {
 	return 0
 }
 
+// Started has no fields.
+type WatchResponse_Started struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Started) Reset() {
+	*x = WatchResponse_Started{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Started) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Started) ProtoMessage() {}
+
+func (x *WatchResponse_Started) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Started.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Started) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 0}
+}
+
+// Missed says how many events are missing.
+type WatchResponse_Missed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: not known.
+	Events        uint64 `protobuf:"varint,1,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Missed) Reset() {
+	*x = WatchResponse_Missed{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Missed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Missed) ProtoMessage() {}
+
+func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Missed.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Missed) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 1}
+}
+
+func (x *WatchResponse_Missed) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+// ProgramReplaced says what the program is now.
+type WatchResponse_ProgramReplaced struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sha256 of the object, in hex.
+	ObjectSha256 string `protobuf:"bytes,1,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// The one it was.
+	PreviousSha256 string `protobuf:"bytes,2,opt,name=previous_sha256,json=previousSha256,proto3" json:"previous_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WatchResponse_ProgramReplaced) Reset() {
+	*x = WatchResponse_ProgramReplaced{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_ProgramReplaced) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_ProgramReplaced) ProtoMessage() {}
+
+func (x *WatchResponse_ProgramReplaced) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_ProgramReplaced.ProtoReflect.Descriptor instead.
+func (*WatchResponse_ProgramReplaced) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 2}
+}
+
+func (x *WatchResponse_ProgramReplaced) GetObjectSha256() string {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return ""
+}
+
+func (x *WatchResponse_ProgramReplaced) GetPreviousSha256() string {
+	if x != nil {
+		return x.PreviousSha256
+	}
+	return ""
+}
+
+// ChainSwapped says which revision packets go through.
+type WatchResponse_ChainSwapped struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the interface has no chain any more.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// 0: it had none.
+	Previous      uint64 `protobuf:"varint,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_ChainSwapped) Reset() {
+	*x = WatchResponse_ChainSwapped{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_ChainSwapped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_ChainSwapped) ProtoMessage() {}
+
+func (x *WatchResponse_ChainSwapped) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_ChainSwapped.ProtoReflect.Descriptor instead.
+func (*WatchResponse_ChainSwapped) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 3}
+}
+
+func (x *WatchResponse_ChainSwapped) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WatchResponse_ChainSwapped) GetPrevious() uint64 {
+	if x != nil {
+		return x.Previous
+	}
+	return 0
+}
+
+// Reverted says which change was undone, and why.
+type WatchResponse_Reverted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The change.
+	Change *PendingChange `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	// It was not confirmed in time; else it was cancelled.
+	Expired       bool `protobuf:"varint,2,opt,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Reverted) Reset() {
+	*x = WatchResponse_Reverted{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Reverted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Reverted) ProtoMessage() {}
+
+func (x *WatchResponse_Reverted) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Reverted.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Reverted) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 4}
+}
+
+func (x *WatchResponse_Reverted) GetChange() *PendingChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *WatchResponse_Reverted) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
+// Problem is what is wrong, in words.
+type WatchResponse_Problem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is about, such as the name of an interface or "program blocklist".
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// What is wrong.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Problem) Reset() {
+	*x = WatchResponse_Problem{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Problem) ProtoMessage() {}
+
+func (x *WatchResponse_Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Problem.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Problem) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 5}
+}
+
+func (x *WatchResponse_Problem) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *WatchResponse_Problem) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// Interface is the one that came or went.
+type WatchResponse_Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its index.
+	Ifindex       uint32 `protobuf:"varint,1,opt,name=ifindex,proto3" json:"ifindex,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Interface) Reset() {
+	*x = WatchResponse_Interface{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Interface) ProtoMessage() {}
+
+func (x *WatchResponse_Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Interface.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Interface) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 6}
+}
+
+func (x *WatchResponse_Interface) GetIfindex() uint32 {
+	if x != nil {
+		return x.Ifindex
+	}
+	return 0
+}
+
 var File_xdpd_v1_xdpd_proto protoreflect.FileDescriptor
 
 const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\n" +
-	"\x12xdpd/v1/xdpd.proto\x12\axdpd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n" +
+	"\x12xdpd/v1/xdpd.proto\x12\axdpd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n" +
 	"\bPosition\x12\x16\n" +
 	"\x05first\x18\x01 \x01(\bH\x00R\x05first\x12\x14\n" +
 	"\x04last\x18\x02 \x01(\bH\x00R\x04last\x12\x18\n" +
@@ -2228,7 +4995,57 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x05after\x18\x04 \x01(\tH\x00R\x05afterB\a\n" +
 	"\x05place\"9\n" +
 	"\tProceedOn\x12,\n" +
-	"\bverdicts\x18\x01 \x03(\x0e2\x10.xdpd.v1.VerdictR\bverdicts\"\xdd\x02\n" +
+	"\bverdicts\x18\x01 \x03(\x0e2\x10.xdpd.v1.VerdictR\bverdicts\"\xa8\x02\n" +
+	"\rChangeOptions\x12\\\n" +
+	"\x12expected_revisions\x18\x01 \x03(\v2-.xdpd.v1.ChangeOptions.ExpectedRevisionsEntryR\x11expectedRevisions\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12@\n" +
+	"\x0econfirm_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\x1aD\n" +
+	"\x16ExpectedRevisionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x06Change\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04diff\x18\x03 \x03(\tR\x04diff\x120\n" +
+	"\apending\x18\x04 \x01(\v2\x16.xdpd.v1.PendingChangeR\apending\x12&\n" +
+	"\x04maps\x18\x05 \x03(\v2\x12.xdpd.v1.MapOriginR\x04maps\"\xdb\x01\n" +
+	"\tMapOrigin\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x10\n" +
+	"\x03map\x18\x02 \x01(\tR\x03map\x121\n" +
+	"\x06origin\x18\x03 \x01(\x0e2\x19.xdpd.v1.MapOrigin.OriginR\x06origin\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"W\n" +
+	"\x06Origin\x12\x16\n" +
+	"\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ORIGIN_NEW\x10\x01\x12\x12\n" +
+	"\x0eORIGIN_CARRIED\x10\x02\x12\x11\n" +
+	"\rORIGIN_SHARED\x10\x03\"\xf9\x01\n" +
+	"\rPendingChange\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12-\n" +
+	"\x04left\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12\x1e\n" +
+	"\n" +
+	"interfaces\x18\x04 \x03(\tR\n" +
+	"interfaces\x12\x1a\n" +
+	"\bprograms\x18\x05 \x03(\tR\bprograms\x12'\n" +
+	"\x06caller\x18\x06 \x01(\v2\x0f.xdpd.v1.CallerR\x06caller\x12\x12\n" +
+	"\x04what\x18\a \x01(\tR\x04what\",\n" +
+	"\x06Caller\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\"\xdd\x02\n" +
+	"\x0fProgramSettings\x12?\n" +
+	"\aglobals\x18\x01 \x03(\v2%.xdpd.v1.ProgramSettings.GlobalsEntryR\aglobals\x12I\n" +
+	"\vmax_entries\x18\x02 \x03(\v2(.xdpd.v1.ProgramSettings.MaxEntriesEntryR\n" +
+	"maxEntries\x12&\n" +
+	"\x0fshare_maps_from\x18\x03 \x01(\tR\rshareMapsFrom\x12\x1b\n" +
+	"\tmap_group\x18\x04 \x01(\tR\bmapGroup\x1a:\n" +
+	"\fGlobalsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fMaxEntriesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xea\x03\n" +
 	"\x11AddProgramRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\fR\x06object\x12\x1a\n" +
@@ -2241,19 +5058,168 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\n" +
 	"proceed_on\x18\a \x01(\v2\x12.xdpd.v1.ProceedOnR\tproceedOn\x12!\n" +
 	"\x04mode\x18\b \x01(\x0e2\r.xdpd.v1.ModeR\x04mode\x12-\n" +
-	"\blifetime\x18\t \x01(\x0e2\x11.xdpd.v1.LifetimeR\blifetimeB\v\n" +
-	"\t_priority\"h\n" +
+	"\blifetime\x18\t \x01(\x0e2\x11.xdpd.v1.LifetimeR\blifetime\x12#\n" +
+	"\robject_sha256\x18\n" +
+	" \x01(\tR\fobjectSha256\x124\n" +
+	"\bsettings\x18\v \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\x120\n" +
+	"\aoptions\x18\f \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptionsB\v\n" +
+	"\t_priority\"\x91\x01\n" +
 	"\x12AddProgramResponse\x12*\n" +
 	"\aprogram\x18\x01 \x01(\v2\x10.xdpd.v1.ProgramR\aprogram\x12&\n" +
-	"\x06chains\x18\x02 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\"J\n" +
+	"\x06chains\x18\x02 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x03 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"\x8b\x02\n" +
+	"\x15ReplaceProgramRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\fR\x06object\x12#\n" +
+	"\robject_sha256\x18\x03 \x01(\tR\fobjectSha256\x12\x1a\n" +
+	"\bfunction\x18\x04 \x01(\tR\bfunction\x124\n" +
+	"\bsettings\x18\x05 \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\x12\x1d\n" +
+	"\n" +
+	"fresh_maps\x18\x06 \x01(\bR\tfreshMaps\x120\n" +
+	"\aoptions\x18\a \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\"\x95\x01\n" +
+	"\x16ReplaceProgramResponse\x12*\n" +
+	"\aprogram\x18\x01 \x01(\v2\x10.xdpd.v1.ProgramR\aprogram\x12&\n" +
+	"\x06chains\x18\x02 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x03 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"\xdb\x01\n" +
+	"\x10SetChainsRequest\x12\x18\n" +
+	"\aobjects\x18\x01 \x03(\fR\aobjects\x120\n" +
+	"\bprograms\x18\x02 \x03(\v2\x14.xdpd.v1.ProgramSpecR\bprograms\x12*\n" +
+	"\x06chains\x18\x03 \x03(\v2\x12.xdpd.v1.ChainSpecR\x06chains\x12\x1d\n" +
+	"\n" +
+	"fresh_maps\x18\x04 \x01(\bR\tfreshMaps\x120\n" +
+	"\aoptions\x18\x05 \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\"\xc7\x01\n" +
+	"\vProgramSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\robject_sha256\x18\x02 \x01(\tR\fobjectSha256\x12\x1a\n" +
+	"\bfunction\x18\x03 \x01(\tR\bfunction\x12-\n" +
+	"\blifetime\x18\x04 \x01(\x0e2\x11.xdpd.v1.LifetimeR\blifetime\x124\n" +
+	"\bsettings\x18\x05 \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\"\xb2\x01\n" +
+	"\tChainSpec\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12!\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\r.xdpd.v1.ModeR\x04mode\x125\n" +
+	"\rfinal_verdict\x18\x03 \x01(\x0e2\x10.xdpd.v1.VerdictR\ffinalVerdict\x12-\n" +
+	"\amembers\x18\x04 \x03(\v2\x13.xdpd.v1.MemberSpecR\amembers\"\xb2\x01\n" +
+	"\n" +
+	"MemberSpec\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x1f\n" +
+	"\bpriority\x18\x02 \x01(\x05H\x00R\bpriority\x88\x01\x01\x121\n" +
+	"\n" +
+	"proceed_on\x18\x03 \x01(\v2\x12.xdpd.v1.ProceedOnR\tproceedOn\x12\x1d\n" +
+	"\aenabled\x18\x04 \x01(\bH\x01R\aenabled\x88\x01\x01B\v\n" +
+	"\t_priorityB\n" +
+	"\n" +
+	"\b_enabled\"d\n" +
+	"\x11SetChainsResponse\x12&\n" +
+	"\x06chains\x18\x01 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x02 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\" \n" +
+	"\x0eConfirmRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"A\n" +
+	"\x0fConfirmResponse\x12.\n" +
+	"\x06change\x18\x01 \x01(\v2\x16.xdpd.v1.PendingChangeR\x06change\"\x1f\n" +
+	"\rCancelRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"a\n" +
+	"\x0eCancelResponse\x12&\n" +
+	"\x06chains\x18\x01 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x02 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"\x9d\x01\n" +
+	"\x0fRollbackRequest\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1e\n" +
+	"\n" +
+	"everywhere\x18\x03 \x01(\bR\n" +
+	"everywhere\x120\n" +
+	"\aoptions\x18\x04 \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\"\x7f\n" +
+	"\x10RollbackResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12&\n" +
+	"\x06chains\x18\x02 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x03 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"2\n" +
+	"\x12ListHistoryRequest\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\"F\n" +
+	"\x13ListHistoryResponse\x12/\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.xdpd.v1.HistoryEntryR\aentries\"\xbb\x02\n" +
+	"\fHistoryEntry\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12'\n" +
+	"\x06caller\x18\x03 \x01(\v2\x0f.xdpd.v1.CallerR\x06caller\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\x12\x12\n" +
+	"\x04diff\x18\x06 \x03(\tR\x04diff\x12(\n" +
+	"\x05chain\x18\a \x01(\v2\x12.xdpd.v1.ChainSpecR\x05chain\x120\n" +
+	"\bprograms\x18\b \x03(\v2\x14.xdpd.v1.ProgramSpecR\bprograms\x12\x18\n" +
+	"\acurrent\x18\t \x01(\bR\acurrent\"1\n" +
+	"\fWatchRequest\x12!\n" +
+	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\"\xe2\v\n" +
+	"\rWatchResponse\x12!\n" +
+	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\x12\x18\n" +
+	"\aprogram\x18\x04 \x01(\tR\aprogram\x12'\n" +
+	"\x06caller\x18\x05 \x01(\v2\x0f.xdpd.v1.CallerR\x06caller\x12:\n" +
+	"\astarted\x18\n" +
+	" \x01(\v2\x1e.xdpd.v1.WatchResponse.StartedH\x00R\astarted\x127\n" +
+	"\x06missed\x18\v \x01(\v2\x1d.xdpd.v1.WatchResponse.MissedH\x00R\x06missed\x124\n" +
+	"\fmember_added\x18\f \x01(\v2\x0f.xdpd.v1.MemberH\x00R\vmemberAdded\x128\n" +
+	"\x0emember_removed\x18\r \x01(\v2\x0f.xdpd.v1.MemberH\x00R\rmemberRemoved\x128\n" +
+	"\x0emember_changed\x18\x0e \x01(\v2\x0f.xdpd.v1.MemberH\x00R\rmemberChanged\x12S\n" +
+	"\x10program_replaced\x18\x0f \x01(\v2&.xdpd.v1.WatchResponse.ProgramReplacedH\x00R\x0fprogramReplaced\x12J\n" +
+	"\rchain_swapped\x18\x10 \x01(\v2#.xdpd.v1.WatchResponse.ChainSwappedH\x00R\fchainSwapped\x12A\n" +
+	"\x0fconfirm_pending\x18\x11 \x01(\v2\x16.xdpd.v1.PendingChangeH\x00R\x0econfirmPending\x126\n" +
+	"\tconfirmed\x18\x12 \x01(\v2\x16.xdpd.v1.PendingChangeH\x00R\tconfirmed\x12=\n" +
+	"\breverted\x18\x13 \x01(\v2\x1f.xdpd.v1.WatchResponse.RevertedH\x00R\breverted\x12<\n" +
+	"\bdegraded\x18\x14 \x01(\v2\x1e.xdpd.v1.WatchResponse.ProblemH\x00R\bdegraded\x12>\n" +
+	"\trecovered\x18\x15 \x01(\v2\x1e.xdpd.v1.WatchResponse.ProblemH\x00R\trecovered\x12E\n" +
+	"\finterface_up\x18\x16 \x01(\v2 .xdpd.v1.WatchResponse.InterfaceH\x00R\vinterfaceUp\x12I\n" +
+	"\x0einterface_gone\x18\x17 \x01(\v2 .xdpd.v1.WatchResponse.InterfaceH\x00R\rinterfaceGone\x1a\t\n" +
+	"\aStarted\x1a \n" +
+	"\x06Missed\x12\x16\n" +
+	"\x06events\x18\x01 \x01(\x04R\x06events\x1a_\n" +
+	"\x0fProgramReplaced\x12#\n" +
+	"\robject_sha256\x18\x01 \x01(\tR\fobjectSha256\x12'\n" +
+	"\x0fprevious_sha256\x18\x02 \x01(\tR\x0epreviousSha256\x1aF\n" +
+	"\fChainSwapped\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1a\n" +
+	"\bprevious\x18\x02 \x01(\x04R\bprevious\x1aT\n" +
+	"\bReverted\x12.\n" +
+	"\x06change\x18\x01 \x01(\v2\x16.xdpd.v1.PendingChangeR\x06change\x12\x18\n" +
+	"\aexpired\x18\x02 \x01(\bR\aexpired\x1a7\n" +
+	"\aProblem\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x1a%\n" +
+	"\tInterface\x12\x18\n" +
+	"\aifindex\x18\x01 \x01(\rR\aifindexB\a\n" +
+	"\x05event\"e\n" +
+	"\x0eTestRunRequest\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\apackets\x18\x02 \x03(\fR\apackets\x12\x1b\n" +
+	"\tcopy_maps\x18\x03 \x01(\bR\bcopyMaps\"\x90\x01\n" +
+	"\x0fTestRunResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12.\n" +
+	"\apackets\x18\x02 \x03(\v2\x14.xdpd.v1.PacketTraceR\apackets\x12\x1b\n" +
+	"\tlive_maps\x18\x03 \x03(\tR\bliveMaps\x12\x14\n" +
+	"\x05notes\x18\x04 \x03(\tR\x05notes\"\xbb\x01\n" +
+	"\vPacketTrace\x12(\n" +
+	"\x05steps\x18\x01 \x03(\v2\x12.xdpd.v1.TraceStepR\x05steps\x12*\n" +
+	"\averdict\x18\x02 \x01(\x0e2\x10.xdpd.v1.VerdictR\averdict\x12\x1f\n" +
+	"\vreturn_code\x18\x03 \x01(\rR\n" +
+	"returnCode\x12\x16\n" +
+	"\x06packet\x18\x04 \x01(\fR\x06packet\x12\x1d\n" +
+	"\n" +
+	"passed_all\x18\x05 \x01(\bR\tpassedAll\"\x90\x01\n" +
+	"\tTraceStep\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\tR\aprogram\x12*\n" +
+	"\averdict\x18\x02 \x01(\x0e2\x10.xdpd.v1.VerdictR\averdict\x12\x1f\n" +
+	"\vreturn_code\x18\x03 \x01(\rR\n" +
+	"returnCode\x12\x1c\n" +
+	"\tproceeded\x18\x04 \x01(\bR\tproceeded\"|\n" +
 	"\x14RemoveProgramRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
 	"interfaces\x18\x02 \x03(\tR\n" +
-	"interfaces\"[\n" +
+	"interfaces\x120\n" +
+	"\aoptions\x18\x03 \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\"\x84\x01\n" +
 	"\x15RemoveProgramResponse\x12&\n" +
 	"\x06chains\x18\x01 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12\x1a\n" +
-	"\bunloaded\x18\x02 \x01(\bR\bunloaded\"\x81\x02\n" +
+	"\bunloaded\x18\x02 \x01(\bR\bunloaded\x12'\n" +
+	"\x06change\x18\x03 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"\x81\x02\n" +
 	"\fMemberUpdate\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x1f\n" +
@@ -2264,11 +5230,13 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\aenabled\x18\x06 \x01(\bH\x01R\aenabled\x88\x01\x01B\v\n" +
 	"\t_priorityB\n" +
 	"\n" +
-	"\b_enabled\"G\n" +
+	"\b_enabled\"y\n" +
 	"\x14UpdateMembersRequest\x12/\n" +
-	"\aupdates\x18\x01 \x03(\v2\x15.xdpd.v1.MemberUpdateR\aupdates\"?\n" +
+	"\aupdates\x18\x01 \x03(\v2\x15.xdpd.v1.MemberUpdateR\aupdates\x120\n" +
+	"\aoptions\x18\x02 \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\"h\n" +
 	"\x15UpdateMembersResponse\x12&\n" +
-	"\x06chains\x18\x01 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\"\x15\n" +
+	"\x06chains\x18\x01 \x03(\v2\x0e.xdpd.v1.ChainR\x06chains\x12'\n" +
+	"\x06change\x18\x02 \x01(\v2\x0f.xdpd.v1.ChangeR\x06change\"\x15\n" +
 	"\x13ListProgramsRequest\"D\n" +
 	"\x14ListProgramsResponse\x12,\n" +
 	"\bprograms\x18\x01 \x03(\v2\x10.xdpd.v1.ProgramR\bprograms\"'\n" +
@@ -2301,7 +5269,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x05Probe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05works\x18\x02 \x01(\bR\x05works\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xec\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa2\x03\n" +
 	"\aProgram\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1a\n" +
@@ -2317,7 +5285,8 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\tkernel_id\x18\t \x01(\rR\bkernelId\x120\n" +
 	"\x05added\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x05added\x12\x1b\n" +
-	"\towner_uid\x18\v \x01(\rR\bownerUid\"\xb7\x01\n" +
+	"\towner_uid\x18\v \x01(\rR\bownerUid\x124\n" +
+	"\bsettings\x18\f \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\"\x80\x02\n" +
 	"\x03Map\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\x12\x1b\n" +
@@ -2327,7 +5296,12 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\n" +
 	"value_size\x18\x06 \x01(\rR\tvalueSize\x12\x1f\n" +
 	"\vmax_entries\x18\a \x01(\rR\n" +
-	"maxEntries\"\xcb\x03\n" +
+	"maxEntries\x12\x14\n" +
+	"\x05flags\x18\b \x01(\rR\x05flags\x12\x10\n" +
+	"\x03gid\x18\t \x01(\rR\x03gid\x12\x1f\n" +
+	"\vshared_with\x18\n" +
+	" \x03(\tR\n" +
+	"sharedWith\"\xfd\x03\n" +
 	"\x05Chain\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aifindex\x18\x02 \x01(\rR\aifindex\x12\x1a\n" +
@@ -2345,7 +5319,8 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\alink_id\x18\v \x01(\rR\x06linkId\x12\x18\n" +
 	"\apackets\x18\f \x01(\x04R\apackets\x12\x1f\n" +
 	"\vpackets_end\x18\r \x01(\x04R\n" +
-	"packetsEnd\"\xe0\x01\n" +
+	"packetsEnd\x120\n" +
+	"\apending\x18\x0e \x01(\v2\x16.xdpd.v1.PendingChangeR\apending\"\xe0\x01\n" +
 	"\x06Member\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12/\n" +
@@ -2387,7 +5362,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x06Linker\x12\x16\n" +
 	"\x12LINKER_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fLINKER_FREPLACE\x10\x01\x12\x11\n" +
-	"\rLINKER_INLINE\x10\x02*\x87\x06\n" +
+	"\rLINKER_INLINE\x10\x02*\x9c\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\x01\x12!\n" +
@@ -2412,12 +5387,28 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x1aERROR_REASON_LINK_REJECTED\x10\x13\x12\x19\n" +
 	"\x15ERROR_REASON_STOPPING\x10\x14\x12\x1d\n" +
 	"\x19ERROR_REASON_STORE_FAILED\x10\x15\x12\x17\n" +
-	"\x13ERROR_REASON_KERNEL\x10\x162\xd4\x04\n" +
+	"\x13ERROR_REASON_KERNEL\x10\x16\x12\"\n" +
+	"\x1eERROR_REASON_REVISION_MISMATCH\x10\x17\x12\x1f\n" +
+	"\x1bERROR_REASON_CHANGE_PENDING\x10\x18\x12!\n" +
+	"\x1dERROR_REASON_CHANGE_NOT_FOUND\x10\x19\x12#\n" +
+	"\x1fERROR_REASON_REVISION_NOT_FOUND\x10\x1a\x12\x1f\n" +
+	"\x1bERROR_REASON_PROGRAM_SHARED\x10\x1b\x12!\n" +
+	"\x1dERROR_REASON_OBJECT_NOT_FOUND\x10\x1c\x12\x1f\n" +
+	"\x1bERROR_REASON_GLOBAL_INVALID\x10\x1d\x12!\n" +
+	"\x1dERROR_REASON_TEST_UNSUPPORTED\x10\x1e2\xe7\b\n" +
 	"\vXdpdService\x12E\n" +
 	"\n" +
 	"AddProgram\x12\x1a.xdpd.v1.AddProgramRequest\x1a\x1b.xdpd.v1.AddProgramResponse\x12N\n" +
 	"\rRemoveProgram\x12\x1d.xdpd.v1.RemoveProgramRequest\x1a\x1e.xdpd.v1.RemoveProgramResponse\x12N\n" +
-	"\rUpdateMembers\x12\x1d.xdpd.v1.UpdateMembersRequest\x1a\x1e.xdpd.v1.UpdateMembersResponse\x12K\n" +
+	"\rUpdateMembers\x12\x1d.xdpd.v1.UpdateMembersRequest\x1a\x1e.xdpd.v1.UpdateMembersResponse\x12Q\n" +
+	"\x0eReplaceProgram\x12\x1e.xdpd.v1.ReplaceProgramRequest\x1a\x1f.xdpd.v1.ReplaceProgramResponse\x12B\n" +
+	"\tSetChains\x12\x19.xdpd.v1.SetChainsRequest\x1a\x1a.xdpd.v1.SetChainsResponse\x12<\n" +
+	"\aConfirm\x12\x17.xdpd.v1.ConfirmRequest\x1a\x18.xdpd.v1.ConfirmResponse\x129\n" +
+	"\x06Cancel\x12\x16.xdpd.v1.CancelRequest\x1a\x17.xdpd.v1.CancelResponse\x12?\n" +
+	"\bRollback\x12\x18.xdpd.v1.RollbackRequest\x1a\x19.xdpd.v1.RollbackResponse\x12H\n" +
+	"\vListHistory\x12\x1b.xdpd.v1.ListHistoryRequest\x1a\x1c.xdpd.v1.ListHistoryResponse\x128\n" +
+	"\x05Watch\x12\x15.xdpd.v1.WatchRequest\x1a\x16.xdpd.v1.WatchResponse0\x01\x12<\n" +
+	"\aTestRun\x12\x17.xdpd.v1.TestRunRequest\x1a\x18.xdpd.v1.TestRunResponse\x12K\n" +
 	"\fListPrograms\x12\x1c.xdpd.v1.ListProgramsRequest\x1a\x1d.xdpd.v1.ListProgramsResponse\x12E\n" +
 	"\n" +
 	"GetProgram\x12\x1a.xdpd.v1.GetProgramRequest\x1a\x1b.xdpd.v1.GetProgramResponse\x12E\n" +
@@ -2438,92 +5429,215 @@ func file_xdpd_v1_xdpd_proto_rawDescGZIP() []byte {
 	return file_xdpd_v1_xdpd_proto_rawDescData
 }
 
-var file_xdpd_v1_xdpd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_xdpd_v1_xdpd_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_xdpd_v1_xdpd_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_xdpd_v1_xdpd_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_xdpd_v1_xdpd_proto_goTypes = []any{
-	(Verdict)(0),                  // 0: xdpd.v1.Verdict
-	(Mode)(0),                     // 1: xdpd.v1.Mode
-	(Lifetime)(0),                 // 2: xdpd.v1.Lifetime
-	(Linker)(0),                   // 3: xdpd.v1.Linker
-	(ErrorReason)(0),              // 4: xdpd.v1.ErrorReason
-	(*Position)(nil),              // 5: xdpd.v1.Position
-	(*ProceedOn)(nil),             // 6: xdpd.v1.ProceedOn
-	(*AddProgramRequest)(nil),     // 7: xdpd.v1.AddProgramRequest
-	(*AddProgramResponse)(nil),    // 8: xdpd.v1.AddProgramResponse
-	(*RemoveProgramRequest)(nil),  // 9: xdpd.v1.RemoveProgramRequest
-	(*RemoveProgramResponse)(nil), // 10: xdpd.v1.RemoveProgramResponse
-	(*MemberUpdate)(nil),          // 11: xdpd.v1.MemberUpdate
-	(*UpdateMembersRequest)(nil),  // 12: xdpd.v1.UpdateMembersRequest
-	(*UpdateMembersResponse)(nil), // 13: xdpd.v1.UpdateMembersResponse
-	(*ListProgramsRequest)(nil),   // 14: xdpd.v1.ListProgramsRequest
-	(*ListProgramsResponse)(nil),  // 15: xdpd.v1.ListProgramsResponse
-	(*GetProgramRequest)(nil),     // 16: xdpd.v1.GetProgramRequest
-	(*GetProgramResponse)(nil),    // 17: xdpd.v1.GetProgramResponse
-	(*ListChainsRequest)(nil),     // 18: xdpd.v1.ListChainsRequest
-	(*ListChainsResponse)(nil),    // 19: xdpd.v1.ListChainsResponse
-	(*GetChainRequest)(nil),       // 20: xdpd.v1.GetChainRequest
-	(*GetChainResponse)(nil),      // 21: xdpd.v1.GetChainResponse
-	(*GetStatusRequest)(nil),      // 22: xdpd.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 23: xdpd.v1.GetStatusResponse
-	(*Probe)(nil),                 // 24: xdpd.v1.Probe
-	(*Program)(nil),               // 25: xdpd.v1.Program
-	(*Map)(nil),                   // 26: xdpd.v1.Map
-	(*Chain)(nil),                 // 27: xdpd.v1.Chain
-	(*Member)(nil),                // 28: xdpd.v1.Member
-	(*MemberCounters)(nil),        // 29: xdpd.v1.MemberCounters
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(Verdict)(0),                          // 0: xdpd.v1.Verdict
+	(Mode)(0),                             // 1: xdpd.v1.Mode
+	(Lifetime)(0),                         // 2: xdpd.v1.Lifetime
+	(Linker)(0),                           // 3: xdpd.v1.Linker
+	(ErrorReason)(0),                      // 4: xdpd.v1.ErrorReason
+	(MapOrigin_Origin)(0),                 // 5: xdpd.v1.MapOrigin.Origin
+	(*Position)(nil),                      // 6: xdpd.v1.Position
+	(*ProceedOn)(nil),                     // 7: xdpd.v1.ProceedOn
+	(*ChangeOptions)(nil),                 // 8: xdpd.v1.ChangeOptions
+	(*Change)(nil),                        // 9: xdpd.v1.Change
+	(*MapOrigin)(nil),                     // 10: xdpd.v1.MapOrigin
+	(*PendingChange)(nil),                 // 11: xdpd.v1.PendingChange
+	(*Caller)(nil),                        // 12: xdpd.v1.Caller
+	(*ProgramSettings)(nil),               // 13: xdpd.v1.ProgramSettings
+	(*AddProgramRequest)(nil),             // 14: xdpd.v1.AddProgramRequest
+	(*AddProgramResponse)(nil),            // 15: xdpd.v1.AddProgramResponse
+	(*ReplaceProgramRequest)(nil),         // 16: xdpd.v1.ReplaceProgramRequest
+	(*ReplaceProgramResponse)(nil),        // 17: xdpd.v1.ReplaceProgramResponse
+	(*SetChainsRequest)(nil),              // 18: xdpd.v1.SetChainsRequest
+	(*ProgramSpec)(nil),                   // 19: xdpd.v1.ProgramSpec
+	(*ChainSpec)(nil),                     // 20: xdpd.v1.ChainSpec
+	(*MemberSpec)(nil),                    // 21: xdpd.v1.MemberSpec
+	(*SetChainsResponse)(nil),             // 22: xdpd.v1.SetChainsResponse
+	(*ConfirmRequest)(nil),                // 23: xdpd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),               // 24: xdpd.v1.ConfirmResponse
+	(*CancelRequest)(nil),                 // 25: xdpd.v1.CancelRequest
+	(*CancelResponse)(nil),                // 26: xdpd.v1.CancelResponse
+	(*RollbackRequest)(nil),               // 27: xdpd.v1.RollbackRequest
+	(*RollbackResponse)(nil),              // 28: xdpd.v1.RollbackResponse
+	(*ListHistoryRequest)(nil),            // 29: xdpd.v1.ListHistoryRequest
+	(*ListHistoryResponse)(nil),           // 30: xdpd.v1.ListHistoryResponse
+	(*HistoryEntry)(nil),                  // 31: xdpd.v1.HistoryEntry
+	(*WatchRequest)(nil),                  // 32: xdpd.v1.WatchRequest
+	(*WatchResponse)(nil),                 // 33: xdpd.v1.WatchResponse
+	(*TestRunRequest)(nil),                // 34: xdpd.v1.TestRunRequest
+	(*TestRunResponse)(nil),               // 35: xdpd.v1.TestRunResponse
+	(*PacketTrace)(nil),                   // 36: xdpd.v1.PacketTrace
+	(*TraceStep)(nil),                     // 37: xdpd.v1.TraceStep
+	(*RemoveProgramRequest)(nil),          // 38: xdpd.v1.RemoveProgramRequest
+	(*RemoveProgramResponse)(nil),         // 39: xdpd.v1.RemoveProgramResponse
+	(*MemberUpdate)(nil),                  // 40: xdpd.v1.MemberUpdate
+	(*UpdateMembersRequest)(nil),          // 41: xdpd.v1.UpdateMembersRequest
+	(*UpdateMembersResponse)(nil),         // 42: xdpd.v1.UpdateMembersResponse
+	(*ListProgramsRequest)(nil),           // 43: xdpd.v1.ListProgramsRequest
+	(*ListProgramsResponse)(nil),          // 44: xdpd.v1.ListProgramsResponse
+	(*GetProgramRequest)(nil),             // 45: xdpd.v1.GetProgramRequest
+	(*GetProgramResponse)(nil),            // 46: xdpd.v1.GetProgramResponse
+	(*ListChainsRequest)(nil),             // 47: xdpd.v1.ListChainsRequest
+	(*ListChainsResponse)(nil),            // 48: xdpd.v1.ListChainsResponse
+	(*GetChainRequest)(nil),               // 49: xdpd.v1.GetChainRequest
+	(*GetChainResponse)(nil),              // 50: xdpd.v1.GetChainResponse
+	(*GetStatusRequest)(nil),              // 51: xdpd.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),             // 52: xdpd.v1.GetStatusResponse
+	(*Probe)(nil),                         // 53: xdpd.v1.Probe
+	(*Program)(nil),                       // 54: xdpd.v1.Program
+	(*Map)(nil),                           // 55: xdpd.v1.Map
+	(*Chain)(nil),                         // 56: xdpd.v1.Chain
+	(*Member)(nil),                        // 57: xdpd.v1.Member
+	(*MemberCounters)(nil),                // 58: xdpd.v1.MemberCounters
+	nil,                                   // 59: xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
+	nil,                                   // 60: xdpd.v1.ProgramSettings.GlobalsEntry
+	nil,                                   // 61: xdpd.v1.ProgramSettings.MaxEntriesEntry
+	(*WatchResponse_Started)(nil),         // 62: xdpd.v1.WatchResponse.Started
+	(*WatchResponse_Missed)(nil),          // 63: xdpd.v1.WatchResponse.Missed
+	(*WatchResponse_ProgramReplaced)(nil), // 64: xdpd.v1.WatchResponse.ProgramReplaced
+	(*WatchResponse_ChainSwapped)(nil),    // 65: xdpd.v1.WatchResponse.ChainSwapped
+	(*WatchResponse_Reverted)(nil),        // 66: xdpd.v1.WatchResponse.Reverted
+	(*WatchResponse_Problem)(nil),         // 67: xdpd.v1.WatchResponse.Problem
+	(*WatchResponse_Interface)(nil),       // 68: xdpd.v1.WatchResponse.Interface
+	(*durationpb.Duration)(nil),           // 69: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 70: google.protobuf.Timestamp
 }
 var file_xdpd_v1_xdpd_proto_depIdxs = []int32{
-	0,  // 0: xdpd.v1.ProceedOn.verdicts:type_name -> xdpd.v1.Verdict
-	5,  // 1: xdpd.v1.AddProgramRequest.position:type_name -> xdpd.v1.Position
-	6,  // 2: xdpd.v1.AddProgramRequest.proceed_on:type_name -> xdpd.v1.ProceedOn
-	1,  // 3: xdpd.v1.AddProgramRequest.mode:type_name -> xdpd.v1.Mode
-	2,  // 4: xdpd.v1.AddProgramRequest.lifetime:type_name -> xdpd.v1.Lifetime
-	25, // 5: xdpd.v1.AddProgramResponse.program:type_name -> xdpd.v1.Program
-	27, // 6: xdpd.v1.AddProgramResponse.chains:type_name -> xdpd.v1.Chain
-	27, // 7: xdpd.v1.RemoveProgramResponse.chains:type_name -> xdpd.v1.Chain
-	5,  // 8: xdpd.v1.MemberUpdate.position:type_name -> xdpd.v1.Position
-	6,  // 9: xdpd.v1.MemberUpdate.proceed_on:type_name -> xdpd.v1.ProceedOn
-	11, // 10: xdpd.v1.UpdateMembersRequest.updates:type_name -> xdpd.v1.MemberUpdate
-	27, // 11: xdpd.v1.UpdateMembersResponse.chains:type_name -> xdpd.v1.Chain
-	25, // 12: xdpd.v1.ListProgramsResponse.programs:type_name -> xdpd.v1.Program
-	25, // 13: xdpd.v1.GetProgramResponse.program:type_name -> xdpd.v1.Program
-	27, // 14: xdpd.v1.ListChainsResponse.chains:type_name -> xdpd.v1.Chain
-	27, // 15: xdpd.v1.GetChainResponse.chain:type_name -> xdpd.v1.Chain
-	30, // 16: xdpd.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	3,  // 17: xdpd.v1.GetStatusResponse.linker:type_name -> xdpd.v1.Linker
-	24, // 18: xdpd.v1.GetStatusResponse.probes:type_name -> xdpd.v1.Probe
-	2,  // 19: xdpd.v1.Program.lifetime:type_name -> xdpd.v1.Lifetime
-	26, // 20: xdpd.v1.Program.maps:type_name -> xdpd.v1.Map
-	30, // 21: xdpd.v1.Program.added:type_name -> google.protobuf.Timestamp
-	1,  // 22: xdpd.v1.Chain.mode:type_name -> xdpd.v1.Mode
-	1,  // 23: xdpd.v1.Chain.actual_mode:type_name -> xdpd.v1.Mode
-	0,  // 24: xdpd.v1.Chain.final_verdict:type_name -> xdpd.v1.Verdict
-	28, // 25: xdpd.v1.Chain.members:type_name -> xdpd.v1.Member
-	3,  // 26: xdpd.v1.Chain.linker:type_name -> xdpd.v1.Linker
-	0,  // 27: xdpd.v1.Member.proceed_on:type_name -> xdpd.v1.Verdict
-	29, // 28: xdpd.v1.Member.counters:type_name -> xdpd.v1.MemberCounters
-	7,  // 29: xdpd.v1.XdpdService.AddProgram:input_type -> xdpd.v1.AddProgramRequest
-	9,  // 30: xdpd.v1.XdpdService.RemoveProgram:input_type -> xdpd.v1.RemoveProgramRequest
-	12, // 31: xdpd.v1.XdpdService.UpdateMembers:input_type -> xdpd.v1.UpdateMembersRequest
-	14, // 32: xdpd.v1.XdpdService.ListPrograms:input_type -> xdpd.v1.ListProgramsRequest
-	16, // 33: xdpd.v1.XdpdService.GetProgram:input_type -> xdpd.v1.GetProgramRequest
-	18, // 34: xdpd.v1.XdpdService.ListChains:input_type -> xdpd.v1.ListChainsRequest
-	20, // 35: xdpd.v1.XdpdService.GetChain:input_type -> xdpd.v1.GetChainRequest
-	22, // 36: xdpd.v1.XdpdService.GetStatus:input_type -> xdpd.v1.GetStatusRequest
-	8,  // 37: xdpd.v1.XdpdService.AddProgram:output_type -> xdpd.v1.AddProgramResponse
-	10, // 38: xdpd.v1.XdpdService.RemoveProgram:output_type -> xdpd.v1.RemoveProgramResponse
-	13, // 39: xdpd.v1.XdpdService.UpdateMembers:output_type -> xdpd.v1.UpdateMembersResponse
-	15, // 40: xdpd.v1.XdpdService.ListPrograms:output_type -> xdpd.v1.ListProgramsResponse
-	17, // 41: xdpd.v1.XdpdService.GetProgram:output_type -> xdpd.v1.GetProgramResponse
-	19, // 42: xdpd.v1.XdpdService.ListChains:output_type -> xdpd.v1.ListChainsResponse
-	21, // 43: xdpd.v1.XdpdService.GetChain:output_type -> xdpd.v1.GetChainResponse
-	23, // 44: xdpd.v1.XdpdService.GetStatus:output_type -> xdpd.v1.GetStatusResponse
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	0,   // 0: xdpd.v1.ProceedOn.verdicts:type_name -> xdpd.v1.Verdict
+	59,  // 1: xdpd.v1.ChangeOptions.expected_revisions:type_name -> xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
+	69,  // 2: xdpd.v1.ChangeOptions.confirm_within:type_name -> google.protobuf.Duration
+	11,  // 3: xdpd.v1.Change.pending:type_name -> xdpd.v1.PendingChange
+	10,  // 4: xdpd.v1.Change.maps:type_name -> xdpd.v1.MapOrigin
+	5,   // 5: xdpd.v1.MapOrigin.origin:type_name -> xdpd.v1.MapOrigin.Origin
+	70,  // 6: xdpd.v1.PendingChange.until:type_name -> google.protobuf.Timestamp
+	69,  // 7: xdpd.v1.PendingChange.left:type_name -> google.protobuf.Duration
+	12,  // 8: xdpd.v1.PendingChange.caller:type_name -> xdpd.v1.Caller
+	60,  // 9: xdpd.v1.ProgramSettings.globals:type_name -> xdpd.v1.ProgramSettings.GlobalsEntry
+	61,  // 10: xdpd.v1.ProgramSettings.max_entries:type_name -> xdpd.v1.ProgramSettings.MaxEntriesEntry
+	6,   // 11: xdpd.v1.AddProgramRequest.position:type_name -> xdpd.v1.Position
+	7,   // 12: xdpd.v1.AddProgramRequest.proceed_on:type_name -> xdpd.v1.ProceedOn
+	1,   // 13: xdpd.v1.AddProgramRequest.mode:type_name -> xdpd.v1.Mode
+	2,   // 14: xdpd.v1.AddProgramRequest.lifetime:type_name -> xdpd.v1.Lifetime
+	13,  // 15: xdpd.v1.AddProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
+	8,   // 16: xdpd.v1.AddProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	54,  // 17: xdpd.v1.AddProgramResponse.program:type_name -> xdpd.v1.Program
+	56,  // 18: xdpd.v1.AddProgramResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 19: xdpd.v1.AddProgramResponse.change:type_name -> xdpd.v1.Change
+	13,  // 20: xdpd.v1.ReplaceProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
+	8,   // 21: xdpd.v1.ReplaceProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	54,  // 22: xdpd.v1.ReplaceProgramResponse.program:type_name -> xdpd.v1.Program
+	56,  // 23: xdpd.v1.ReplaceProgramResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 24: xdpd.v1.ReplaceProgramResponse.change:type_name -> xdpd.v1.Change
+	19,  // 25: xdpd.v1.SetChainsRequest.programs:type_name -> xdpd.v1.ProgramSpec
+	20,  // 26: xdpd.v1.SetChainsRequest.chains:type_name -> xdpd.v1.ChainSpec
+	8,   // 27: xdpd.v1.SetChainsRequest.options:type_name -> xdpd.v1.ChangeOptions
+	2,   // 28: xdpd.v1.ProgramSpec.lifetime:type_name -> xdpd.v1.Lifetime
+	13,  // 29: xdpd.v1.ProgramSpec.settings:type_name -> xdpd.v1.ProgramSettings
+	1,   // 30: xdpd.v1.ChainSpec.mode:type_name -> xdpd.v1.Mode
+	0,   // 31: xdpd.v1.ChainSpec.final_verdict:type_name -> xdpd.v1.Verdict
+	21,  // 32: xdpd.v1.ChainSpec.members:type_name -> xdpd.v1.MemberSpec
+	7,   // 33: xdpd.v1.MemberSpec.proceed_on:type_name -> xdpd.v1.ProceedOn
+	56,  // 34: xdpd.v1.SetChainsResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 35: xdpd.v1.SetChainsResponse.change:type_name -> xdpd.v1.Change
+	11,  // 36: xdpd.v1.ConfirmResponse.change:type_name -> xdpd.v1.PendingChange
+	56,  // 37: xdpd.v1.CancelResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 38: xdpd.v1.CancelResponse.change:type_name -> xdpd.v1.Change
+	8,   // 39: xdpd.v1.RollbackRequest.options:type_name -> xdpd.v1.ChangeOptions
+	56,  // 40: xdpd.v1.RollbackResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 41: xdpd.v1.RollbackResponse.change:type_name -> xdpd.v1.Change
+	31,  // 42: xdpd.v1.ListHistoryResponse.entries:type_name -> xdpd.v1.HistoryEntry
+	70,  // 43: xdpd.v1.HistoryEntry.time:type_name -> google.protobuf.Timestamp
+	12,  // 44: xdpd.v1.HistoryEntry.caller:type_name -> xdpd.v1.Caller
+	20,  // 45: xdpd.v1.HistoryEntry.chain:type_name -> xdpd.v1.ChainSpec
+	19,  // 46: xdpd.v1.HistoryEntry.programs:type_name -> xdpd.v1.ProgramSpec
+	70,  // 47: xdpd.v1.WatchResponse.time:type_name -> google.protobuf.Timestamp
+	12,  // 48: xdpd.v1.WatchResponse.caller:type_name -> xdpd.v1.Caller
+	62,  // 49: xdpd.v1.WatchResponse.started:type_name -> xdpd.v1.WatchResponse.Started
+	63,  // 50: xdpd.v1.WatchResponse.missed:type_name -> xdpd.v1.WatchResponse.Missed
+	57,  // 51: xdpd.v1.WatchResponse.member_added:type_name -> xdpd.v1.Member
+	57,  // 52: xdpd.v1.WatchResponse.member_removed:type_name -> xdpd.v1.Member
+	57,  // 53: xdpd.v1.WatchResponse.member_changed:type_name -> xdpd.v1.Member
+	64,  // 54: xdpd.v1.WatchResponse.program_replaced:type_name -> xdpd.v1.WatchResponse.ProgramReplaced
+	65,  // 55: xdpd.v1.WatchResponse.chain_swapped:type_name -> xdpd.v1.WatchResponse.ChainSwapped
+	11,  // 56: xdpd.v1.WatchResponse.confirm_pending:type_name -> xdpd.v1.PendingChange
+	11,  // 57: xdpd.v1.WatchResponse.confirmed:type_name -> xdpd.v1.PendingChange
+	66,  // 58: xdpd.v1.WatchResponse.reverted:type_name -> xdpd.v1.WatchResponse.Reverted
+	67,  // 59: xdpd.v1.WatchResponse.degraded:type_name -> xdpd.v1.WatchResponse.Problem
+	67,  // 60: xdpd.v1.WatchResponse.recovered:type_name -> xdpd.v1.WatchResponse.Problem
+	68,  // 61: xdpd.v1.WatchResponse.interface_up:type_name -> xdpd.v1.WatchResponse.Interface
+	68,  // 62: xdpd.v1.WatchResponse.interface_gone:type_name -> xdpd.v1.WatchResponse.Interface
+	36,  // 63: xdpd.v1.TestRunResponse.packets:type_name -> xdpd.v1.PacketTrace
+	37,  // 64: xdpd.v1.PacketTrace.steps:type_name -> xdpd.v1.TraceStep
+	0,   // 65: xdpd.v1.PacketTrace.verdict:type_name -> xdpd.v1.Verdict
+	0,   // 66: xdpd.v1.TraceStep.verdict:type_name -> xdpd.v1.Verdict
+	8,   // 67: xdpd.v1.RemoveProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	56,  // 68: xdpd.v1.RemoveProgramResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 69: xdpd.v1.RemoveProgramResponse.change:type_name -> xdpd.v1.Change
+	6,   // 70: xdpd.v1.MemberUpdate.position:type_name -> xdpd.v1.Position
+	7,   // 71: xdpd.v1.MemberUpdate.proceed_on:type_name -> xdpd.v1.ProceedOn
+	40,  // 72: xdpd.v1.UpdateMembersRequest.updates:type_name -> xdpd.v1.MemberUpdate
+	8,   // 73: xdpd.v1.UpdateMembersRequest.options:type_name -> xdpd.v1.ChangeOptions
+	56,  // 74: xdpd.v1.UpdateMembersResponse.chains:type_name -> xdpd.v1.Chain
+	9,   // 75: xdpd.v1.UpdateMembersResponse.change:type_name -> xdpd.v1.Change
+	54,  // 76: xdpd.v1.ListProgramsResponse.programs:type_name -> xdpd.v1.Program
+	54,  // 77: xdpd.v1.GetProgramResponse.program:type_name -> xdpd.v1.Program
+	56,  // 78: xdpd.v1.ListChainsResponse.chains:type_name -> xdpd.v1.Chain
+	56,  // 79: xdpd.v1.GetChainResponse.chain:type_name -> xdpd.v1.Chain
+	70,  // 80: xdpd.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	3,   // 81: xdpd.v1.GetStatusResponse.linker:type_name -> xdpd.v1.Linker
+	53,  // 82: xdpd.v1.GetStatusResponse.probes:type_name -> xdpd.v1.Probe
+	2,   // 83: xdpd.v1.Program.lifetime:type_name -> xdpd.v1.Lifetime
+	55,  // 84: xdpd.v1.Program.maps:type_name -> xdpd.v1.Map
+	70,  // 85: xdpd.v1.Program.added:type_name -> google.protobuf.Timestamp
+	13,  // 86: xdpd.v1.Program.settings:type_name -> xdpd.v1.ProgramSettings
+	1,   // 87: xdpd.v1.Chain.mode:type_name -> xdpd.v1.Mode
+	1,   // 88: xdpd.v1.Chain.actual_mode:type_name -> xdpd.v1.Mode
+	0,   // 89: xdpd.v1.Chain.final_verdict:type_name -> xdpd.v1.Verdict
+	57,  // 90: xdpd.v1.Chain.members:type_name -> xdpd.v1.Member
+	3,   // 91: xdpd.v1.Chain.linker:type_name -> xdpd.v1.Linker
+	11,  // 92: xdpd.v1.Chain.pending:type_name -> xdpd.v1.PendingChange
+	0,   // 93: xdpd.v1.Member.proceed_on:type_name -> xdpd.v1.Verdict
+	58,  // 94: xdpd.v1.Member.counters:type_name -> xdpd.v1.MemberCounters
+	11,  // 95: xdpd.v1.WatchResponse.Reverted.change:type_name -> xdpd.v1.PendingChange
+	14,  // 96: xdpd.v1.XdpdService.AddProgram:input_type -> xdpd.v1.AddProgramRequest
+	38,  // 97: xdpd.v1.XdpdService.RemoveProgram:input_type -> xdpd.v1.RemoveProgramRequest
+	41,  // 98: xdpd.v1.XdpdService.UpdateMembers:input_type -> xdpd.v1.UpdateMembersRequest
+	16,  // 99: xdpd.v1.XdpdService.ReplaceProgram:input_type -> xdpd.v1.ReplaceProgramRequest
+	18,  // 100: xdpd.v1.XdpdService.SetChains:input_type -> xdpd.v1.SetChainsRequest
+	23,  // 101: xdpd.v1.XdpdService.Confirm:input_type -> xdpd.v1.ConfirmRequest
+	25,  // 102: xdpd.v1.XdpdService.Cancel:input_type -> xdpd.v1.CancelRequest
+	27,  // 103: xdpd.v1.XdpdService.Rollback:input_type -> xdpd.v1.RollbackRequest
+	29,  // 104: xdpd.v1.XdpdService.ListHistory:input_type -> xdpd.v1.ListHistoryRequest
+	32,  // 105: xdpd.v1.XdpdService.Watch:input_type -> xdpd.v1.WatchRequest
+	34,  // 106: xdpd.v1.XdpdService.TestRun:input_type -> xdpd.v1.TestRunRequest
+	43,  // 107: xdpd.v1.XdpdService.ListPrograms:input_type -> xdpd.v1.ListProgramsRequest
+	45,  // 108: xdpd.v1.XdpdService.GetProgram:input_type -> xdpd.v1.GetProgramRequest
+	47,  // 109: xdpd.v1.XdpdService.ListChains:input_type -> xdpd.v1.ListChainsRequest
+	49,  // 110: xdpd.v1.XdpdService.GetChain:input_type -> xdpd.v1.GetChainRequest
+	51,  // 111: xdpd.v1.XdpdService.GetStatus:input_type -> xdpd.v1.GetStatusRequest
+	15,  // 112: xdpd.v1.XdpdService.AddProgram:output_type -> xdpd.v1.AddProgramResponse
+	39,  // 113: xdpd.v1.XdpdService.RemoveProgram:output_type -> xdpd.v1.RemoveProgramResponse
+	42,  // 114: xdpd.v1.XdpdService.UpdateMembers:output_type -> xdpd.v1.UpdateMembersResponse
+	17,  // 115: xdpd.v1.XdpdService.ReplaceProgram:output_type -> xdpd.v1.ReplaceProgramResponse
+	22,  // 116: xdpd.v1.XdpdService.SetChains:output_type -> xdpd.v1.SetChainsResponse
+	24,  // 117: xdpd.v1.XdpdService.Confirm:output_type -> xdpd.v1.ConfirmResponse
+	26,  // 118: xdpd.v1.XdpdService.Cancel:output_type -> xdpd.v1.CancelResponse
+	28,  // 119: xdpd.v1.XdpdService.Rollback:output_type -> xdpd.v1.RollbackResponse
+	30,  // 120: xdpd.v1.XdpdService.ListHistory:output_type -> xdpd.v1.ListHistoryResponse
+	33,  // 121: xdpd.v1.XdpdService.Watch:output_type -> xdpd.v1.WatchResponse
+	35,  // 122: xdpd.v1.XdpdService.TestRun:output_type -> xdpd.v1.TestRunResponse
+	44,  // 123: xdpd.v1.XdpdService.ListPrograms:output_type -> xdpd.v1.ListProgramsResponse
+	46,  // 124: xdpd.v1.XdpdService.GetProgram:output_type -> xdpd.v1.GetProgramResponse
+	48,  // 125: xdpd.v1.XdpdService.ListChains:output_type -> xdpd.v1.ListChainsResponse
+	50,  // 126: xdpd.v1.XdpdService.GetChain:output_type -> xdpd.v1.GetChainResponse
+	52,  // 127: xdpd.v1.XdpdService.GetStatus:output_type -> xdpd.v1.GetStatusResponse
+	112, // [112:128] is the sub-list for method output_type
+	96,  // [96:112] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_xdpd_v1_xdpd_proto_init() }
@@ -2537,16 +5651,33 @@ func file_xdpd_v1_xdpd_proto_init() {
 		(*Position_Before)(nil),
 		(*Position_After)(nil),
 	}
-	file_xdpd_v1_xdpd_proto_msgTypes[2].OneofWrappers = []any{}
-	file_xdpd_v1_xdpd_proto_msgTypes[6].OneofWrappers = []any{}
-	file_xdpd_v1_xdpd_proto_msgTypes[23].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[8].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[15].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[27].OneofWrappers = []any{
+		(*WatchResponse_Started_)(nil),
+		(*WatchResponse_Missed_)(nil),
+		(*WatchResponse_MemberAdded)(nil),
+		(*WatchResponse_MemberRemoved)(nil),
+		(*WatchResponse_MemberChanged)(nil),
+		(*WatchResponse_ProgramReplaced_)(nil),
+		(*WatchResponse_ChainSwapped_)(nil),
+		(*WatchResponse_ConfirmPending)(nil),
+		(*WatchResponse_Confirmed)(nil),
+		(*WatchResponse_Reverted_)(nil),
+		(*WatchResponse_Degraded)(nil),
+		(*WatchResponse_Recovered)(nil),
+		(*WatchResponse_InterfaceUp)(nil),
+		(*WatchResponse_InterfaceGone)(nil),
+	}
+	file_xdpd_v1_xdpd_proto_msgTypes[34].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[51].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_xdpd_v1_xdpd_proto_rawDesc), len(file_xdpd_v1_xdpd_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   25,
+			NumEnums:      6,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

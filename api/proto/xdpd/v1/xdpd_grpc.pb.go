@@ -31,14 +31,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	XdpdService_AddProgram_FullMethodName    = "/xdpd.v1.XdpdService/AddProgram"
-	XdpdService_RemoveProgram_FullMethodName = "/xdpd.v1.XdpdService/RemoveProgram"
-	XdpdService_UpdateMembers_FullMethodName = "/xdpd.v1.XdpdService/UpdateMembers"
-	XdpdService_ListPrograms_FullMethodName  = "/xdpd.v1.XdpdService/ListPrograms"
-	XdpdService_GetProgram_FullMethodName    = "/xdpd.v1.XdpdService/GetProgram"
-	XdpdService_ListChains_FullMethodName    = "/xdpd.v1.XdpdService/ListChains"
-	XdpdService_GetChain_FullMethodName      = "/xdpd.v1.XdpdService/GetChain"
-	XdpdService_GetStatus_FullMethodName     = "/xdpd.v1.XdpdService/GetStatus"
+	XdpdService_AddProgram_FullMethodName     = "/xdpd.v1.XdpdService/AddProgram"
+	XdpdService_RemoveProgram_FullMethodName  = "/xdpd.v1.XdpdService/RemoveProgram"
+	XdpdService_UpdateMembers_FullMethodName  = "/xdpd.v1.XdpdService/UpdateMembers"
+	XdpdService_ReplaceProgram_FullMethodName = "/xdpd.v1.XdpdService/ReplaceProgram"
+	XdpdService_SetChains_FullMethodName      = "/xdpd.v1.XdpdService/SetChains"
+	XdpdService_Confirm_FullMethodName        = "/xdpd.v1.XdpdService/Confirm"
+	XdpdService_Cancel_FullMethodName         = "/xdpd.v1.XdpdService/Cancel"
+	XdpdService_Rollback_FullMethodName       = "/xdpd.v1.XdpdService/Rollback"
+	XdpdService_ListHistory_FullMethodName    = "/xdpd.v1.XdpdService/ListHistory"
+	XdpdService_Watch_FullMethodName          = "/xdpd.v1.XdpdService/Watch"
+	XdpdService_TestRun_FullMethodName        = "/xdpd.v1.XdpdService/TestRun"
+	XdpdService_ListPrograms_FullMethodName   = "/xdpd.v1.XdpdService/ListPrograms"
+	XdpdService_GetProgram_FullMethodName     = "/xdpd.v1.XdpdService/GetProgram"
+	XdpdService_ListChains_FullMethodName     = "/xdpd.v1.XdpdService/ListChains"
+	XdpdService_GetChain_FullMethodName       = "/xdpd.v1.XdpdService/GetChain"
+	XdpdService_GetStatus_FullMethodName      = "/xdpd.v1.XdpdService/GetStatus"
 )
 
 // XdpdServiceClient is the client API for XdpdService service.
@@ -56,6 +64,25 @@ type XdpdServiceClient interface {
 	RemoveProgram(ctx context.Context, in *RemoveProgramRequest, opts ...grpc.CallOption) (*RemoveProgramResponse, error)
 	// UpdateMembers changes priority, position, proceed-on set or enabled state of members, in one swap for each interface.
 	UpdateMembers(ctx context.Context, in *UpdateMembersRequest, opts ...grpc.CallOption) (*UpdateMembersResponse, error)
+	// ReplaceProgram puts a new object under the name of a program, in all its places, by one swap for each interface.
+	// Maps of the same name and shape are carried over with their contents.
+	ReplaceProgram(ctx context.Context, in *ReplaceProgramRequest, opts ...grpc.CallOption) (*ReplaceProgramResponse, error)
+	// SetChains gives interfaces exactly the chains of the request, and programs the objects and settings of it.
+	// What is so already is not touched: a request that changes nothing loads nothing and keeps all revisions.
+	SetChains(ctx context.Context, in *SetChainsRequest, opts ...grpc.CallOption) (*SetChainsResponse, error)
+	// Confirm makes a change stay that was made with confirm_within.
+	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
+	// Cancel undoes a change that was made with confirm_within and is not confirmed yet, by swap.
+	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
+	// Rollback gives an interface an earlier chain again, with the objects and settings that its programs had then.
+	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
+	// ListHistory returns the chains that an interface had, the newest first.
+	ListHistory(ctx context.Context, in *ListHistoryRequest, opts ...grpc.CallOption) (*ListHistoryResponse, error)
+	// Watch tells of changes as they happen, until the client ends the call.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// TestRun sends packets through the chain of an interface, off the wire: neither traffic nor counters change.
+	// The maps of the programs are the live ones, which the programs may change, unless copies are asked for.
+	TestRun(ctx context.Context, in *TestRunRequest, opts ...grpc.CallOption) (*TestRunResponse, error)
 	// ListPrograms returns all programs, sorted by name.
 	ListPrograms(ctx context.Context, in *ListProgramsRequest, opts ...grpc.CallOption) (*ListProgramsResponse, error)
 	// GetProgram returns one program.
@@ -100,6 +127,95 @@ func (c *xdpdServiceClient) UpdateMembers(ctx context.Context, in *UpdateMembers
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateMembersResponse)
 	err := c.cc.Invoke(ctx, XdpdService_UpdateMembers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) ReplaceProgram(ctx context.Context, in *ReplaceProgramRequest, opts ...grpc.CallOption) (*ReplaceProgramResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceProgramResponse)
+	err := c.cc.Invoke(ctx, XdpdService_ReplaceProgram_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) SetChains(ctx context.Context, in *SetChainsRequest, opts ...grpc.CallOption) (*SetChainsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetChainsResponse)
+	err := c.cc.Invoke(ctx, XdpdService_SetChains_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmResponse)
+	err := c.cc.Invoke(ctx, XdpdService_Confirm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelResponse)
+	err := c.cc.Invoke(ctx, XdpdService_Cancel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackResponse)
+	err := c.cc.Invoke(ctx, XdpdService_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) ListHistory(ctx context.Context, in *ListHistoryRequest, opts ...grpc.CallOption) (*ListHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHistoryResponse)
+	err := c.cc.Invoke(ctx, XdpdService_ListHistory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *xdpdServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &XdpdService_ServiceDesc.Streams[0], XdpdService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type XdpdService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
+func (c *xdpdServiceClient) TestRun(ctx context.Context, in *TestRunRequest, opts ...grpc.CallOption) (*TestRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestRunResponse)
+	err := c.cc.Invoke(ctx, XdpdService_TestRun_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +287,25 @@ type XdpdServiceServer interface {
 	RemoveProgram(context.Context, *RemoveProgramRequest) (*RemoveProgramResponse, error)
 	// UpdateMembers changes priority, position, proceed-on set or enabled state of members, in one swap for each interface.
 	UpdateMembers(context.Context, *UpdateMembersRequest) (*UpdateMembersResponse, error)
+	// ReplaceProgram puts a new object under the name of a program, in all its places, by one swap for each interface.
+	// Maps of the same name and shape are carried over with their contents.
+	ReplaceProgram(context.Context, *ReplaceProgramRequest) (*ReplaceProgramResponse, error)
+	// SetChains gives interfaces exactly the chains of the request, and programs the objects and settings of it.
+	// What is so already is not touched: a request that changes nothing loads nothing and keeps all revisions.
+	SetChains(context.Context, *SetChainsRequest) (*SetChainsResponse, error)
+	// Confirm makes a change stay that was made with confirm_within.
+	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
+	// Cancel undoes a change that was made with confirm_within and is not confirmed yet, by swap.
+	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
+	// Rollback gives an interface an earlier chain again, with the objects and settings that its programs had then.
+	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
+	// ListHistory returns the chains that an interface had, the newest first.
+	ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error)
+	// Watch tells of changes as they happen, until the client ends the call.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// TestRun sends packets through the chain of an interface, off the wire: neither traffic nor counters change.
+	// The maps of the programs are the live ones, which the programs may change, unless copies are asked for.
+	TestRun(context.Context, *TestRunRequest) (*TestRunResponse, error)
 	// ListPrograms returns all programs, sorted by name.
 	ListPrograms(context.Context, *ListProgramsRequest) (*ListProgramsResponse, error)
 	// GetProgram returns one program.
@@ -199,6 +334,30 @@ func (UnimplementedXdpdServiceServer) RemoveProgram(context.Context, *RemoveProg
 }
 func (UnimplementedXdpdServiceServer) UpdateMembers(context.Context, *UpdateMembersRequest) (*UpdateMembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateMembers not implemented")
+}
+func (UnimplementedXdpdServiceServer) ReplaceProgram(context.Context, *ReplaceProgramRequest) (*ReplaceProgramResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplaceProgram not implemented")
+}
+func (UnimplementedXdpdServiceServer) SetChains(context.Context, *SetChainsRequest) (*SetChainsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetChains not implemented")
+}
+func (UnimplementedXdpdServiceServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
+}
+func (UnimplementedXdpdServiceServer) Cancel(context.Context, *CancelRequest) (*CancelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedXdpdServiceServer) Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedXdpdServiceServer) ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHistory not implemented")
+}
+func (UnimplementedXdpdServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedXdpdServiceServer) TestRun(context.Context, *TestRunRequest) (*TestRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestRun not implemented")
 }
 func (UnimplementedXdpdServiceServer) ListPrograms(context.Context, *ListProgramsRequest) (*ListProgramsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPrograms not implemented")
@@ -286,6 +445,143 @@ func _XdpdService_UpdateMembers_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(XdpdServiceServer).UpdateMembers(ctx, req.(*UpdateMembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_ReplaceProgram_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceProgramRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).ReplaceProgram(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_ReplaceProgram_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).ReplaceProgram(ctx, req.(*ReplaceProgramRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_SetChains_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetChainsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).SetChains(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_SetChains_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).SetChains(ctx, req.(*SetChainsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).Confirm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_Confirm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).Confirm(ctx, req.(*ConfirmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).Cancel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_Cancel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).Cancel(ctx, req.(*CancelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_Rollback_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).Rollback(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_Rollback_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).Rollback(ctx, req.(*RollbackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_ListHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).ListHistory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_ListHistory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).ListHistory(ctx, req.(*ListHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _XdpdService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(XdpdServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type XdpdService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
+func _XdpdService_TestRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(XdpdServiceServer).TestRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: XdpdService_TestRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(XdpdServiceServer).TestRun(ctx, req.(*TestRunRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -400,6 +696,34 @@ var XdpdService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _XdpdService_UpdateMembers_Handler,
 		},
 		{
+			MethodName: "ReplaceProgram",
+			Handler:    _XdpdService_ReplaceProgram_Handler,
+		},
+		{
+			MethodName: "SetChains",
+			Handler:    _XdpdService_SetChains_Handler,
+		},
+		{
+			MethodName: "Confirm",
+			Handler:    _XdpdService_Confirm_Handler,
+		},
+		{
+			MethodName: "Cancel",
+			Handler:    _XdpdService_Cancel_Handler,
+		},
+		{
+			MethodName: "Rollback",
+			Handler:    _XdpdService_Rollback_Handler,
+		},
+		{
+			MethodName: "ListHistory",
+			Handler:    _XdpdService_ListHistory_Handler,
+		},
+		{
+			MethodName: "TestRun",
+			Handler:    _XdpdService_TestRun_Handler,
+		},
+		{
 			MethodName: "ListPrograms",
 			Handler:    _XdpdService_ListPrograms_Handler,
 		},
@@ -420,6 +744,12 @@ var XdpdService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _XdpdService_GetStatus_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _XdpdService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "xdpd/v1/xdpd.proto",
 }

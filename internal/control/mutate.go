@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/store"
+)
+
+// goal is what a request wants, computed from what the store says, with nothing loaded for it yet.
+type goal struct {
+	chains   map[string]chain.Chain // the next chain of interfaces; without members: the chain goes
+	programs map[string]wanted      // programs that are new or become another, by name
+	undoes   *store.Pending         // the change that it takes back
+	expired  bool                   // undoes was not confirmed in time
+	what     string                 // in a few words, for the history
+}
+
+func newGoal(what string) goal {
+	return goal{chains: map[string]chain.Chain{}, programs: map[string]wanted{}, what: what}
+}
+
+// wanted is what a program is to be.
+type wanted struct {
+	record  store.Program      // without ID: it is to be loaded
+	object  *dispatcher.Object // of a program that is to be loaded
+	data    []byte             // the bytes of its object, where the store may not have them
+	fresh   bool               // it takes no maps over from the version before it
+	lenient bool               // it is loaded also where the program whose maps it shares is gone
+}
+
+// result is an Outcome with what single requests answer.
+type result struct {
+	Outcome
+	programs map[string]Program // those that the goal named
+	removed  []string           // programs that lost their last place
+}
+
+// mutate is the way of every request that changes something: with the locks of all that its goal touches it loads
+// what is new, applies the change, and answers. compute is called again when somebody else was quicker. On an
+// error, and after a dry run, everything is as it was.
+func (c *Controller) mutate(ctx context.Context, o Options, compute func() (goal, error)) (result, error) {
+	done, err := c.begin()
+	if err != nil {
+		return result{}, err
+	}
+	defer done()
+	g, unlock, err := c.lockGoal(ctx, o, compute)
+	if err != nil {
+		return result{}, err
+	}
+	defer unlock()
+	if err := c.expect(o.Expected); err != nil {
+		return result{}, err
+	}
+	ch, err := c.prepare(g, o)
+	if err != nil {
+		return result{}, err
+	}
+	// It is put off to here, also in a panic: what is loaded and not saved must not stay.
+	defer func() {
+		if !ch.saved {
+			c.logIf("unload what was loaded for a change that was not made", "", c.unloadNew(ch))
+		}
+	}()
+	if err := c.plan(ch); err != nil {
+		return result{}, err
+	}
+	if ch.changes() {
+		if err := c.unclaimed(ch); err != nil {
+			return result{}, err
+		}
+		if err := c.load(ch, g); err != nil {
+			return result{}, err
+		}
+		if err := c.apply(ctx, ch); err != nil {
+			return result{}, err
+		}
+	}
+	return c.answer(ch, g)
+}
+
+// lockGoal computes the goal with the locks held of all that it touches.
+func (c *Controller) lockGoal(ctx context.Context, o Options, compute func() (goal, error)) (goal, func(), error) {
+	find := func() (goal, []string, []string, error) {
+		g, err := compute()
+		if err != nil {
+			// Whoever expects a revision that is gone shall hear of that, not of what it led to.
+			if stale := c.expect(o.Expected); stale != nil {
+				err = stale
+			}
+			return g, nil, nil, err
+		}
+		programs, err := c.complete(&g)
+		interfaces := slices.AppendSeq(slices.Collect(maps.Keys(o.Expected)), maps.Keys(g.chains))
+		return g, programs, interfaces, err
+	}
+	_, programs, interfaces, err := find()
+	for err == nil {
+		var unlock func()
+		if unlock, err = c.lock(ctx, programs, interfaces); err != nil {
+			break
+		}
+		g, now, nowOn, findErr := find()
+		if findErr == nil && within(now, programs) && within(nowOn, interfaces) {
+			return g, unlock, nil
+		}
+		unlock()
+		programs, interfaces, err = now, nowOn, findErr
+	}
+	return goal{}, nil, err
+}
+
+// within tells whether every one of a is in b.
+func within(a, b []string) bool {
+	return !slices.ContainsFunc(a, func(s string) bool { return !slices.Contains(b, s) })
+}
+
+// complete adds to a goal the chains of all places of programs that become another, and returns the programs whose
+// places or versions change.
+func (c *Controller) complete(g *goal) (programs []string, err error) {
+	chains, err := c.store.Chains()
+	if err != nil {
+		return nil, storeError(err)
+	}
+	programs = slices.Collect(maps.Keys(g.programs))
+	for _, rec := range chains {
+		next, named := g.chains[rec.Interface]
+		if !named {
+			if slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool { return g.programs[m.Program].object != nil }) {
+				g.chains[rec.Interface] = rec.Chain
+			}
+			continue
+		}
+		programs = append(programs, differ(rec.Chain, next)...)
+	}
+	for iface, next := range g.chains {
+		if !slices.ContainsFunc(chains, func(rec store.Chain) bool { return rec.Interface == iface }) {
+			programs = append(programs, differ(chain.Chain{}, next)...)
+		}
+	}
+	slices.Sort(programs)
+	return slices.Compact(programs), nil
+}
+
+// differ are the programs that are in one of two chains.
+func differ(a, b chain.Chain) (programs []string) {
+	for _, m := range a.Members {
+		if b.Index(m.Program) < 0 {
+			programs = append(programs, m.Program)
+		}
+	}
+	for _, m := range b.Members {
+		if a.Index(m.Program) < 0 {
+			programs = append(programs, m.Program)
+		}
+	}
+	return programs
+}
+
+// expect fails unless each interface has the revision that is expected of it.
+func (c *Controller) expect(revisions map[string]uint64) error {
+	for _, iface := range slices.Sorted(maps.Keys(revisions)) {
+		rec, _, err := c.store.Chain(iface)
+		if err != nil {
+			return storeError(err)
+		}
+		want := revisions[iface]
+		if rec.Revision == want {
+			continue
+		}
+		facts := chain.Facts{
+			"interface": iface, "expected": strconv.FormatUint(want, 10), "actual": strconv.FormatUint(rec.Revision, 10),
+		}
+		switch {
+		case rec.Revision == 0:
+			return chain.Errorf(chain.RevisionMismatch, facts, "%s has no chain, and revision %d was expected: look again, and repeat the change if it is still right", iface, want)
+		case want == 0:
+			return chain.Errorf(chain.RevisionMismatch, facts, "%s has a chain of revision %d, and none was expected: look again, and repeat the change if it is still right", iface, rec.Revision)
+		}
+		return chain.Errorf(chain.RevisionMismatch, facts, "%s has revision %d, and %d was expected: somebody else changed it; look again, and repeat the change if it is still right", iface, rec.Revision, want)
+	}
+	return nil
+}
+
+// prepare makes the change of a goal: what is to be saved and loaded, what programs lose their last place, and what
+// it takes to undo it all. Nothing is loaded yet.
+func (c *Controller) prepare(g goal, o Options) (*change, error) {
+	ch := &change{
+		next: g.chains, objects: map[string][]byte{}, kept: map[string][]byte{}, origins: map[string][]dispatcher.MapOrigin{},
+		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired,
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.programs)) {
+		w := g.programs[name]
+		old, exists, err := c.store.Program(name)
+		if err != nil {
+			return nil, storeError(err)
+		}
+		if exists {
+			ch.old = append(ch.old, old)
+		} else {
+			ch.added = append(ch.added, name)
+		}
+		if w.object != nil {
+			w.record.ID = c.store.NextProgramID()
+			ch.loaded = append(ch.loaded, w.record.ID)
+		}
+		ch.put = append(ch.put, w.record)
+		if w.data != nil {
+			ch.objects[w.record.Object] = w.data
+		}
+	}
+	var err error
+	if ch.remove, err = c.orphans(g); err != nil {
+		return nil, err
+	}
+	for _, p := range slices.Concat(ch.remove, ch.old) {
+		if ch.kept[p.Object], err = c.store.Object(p.Object); err != nil {
+			return nil, storeError(err)
+		}
+	}
+	return ch, nil
+}
+
+// orphans are the programs that lose their last place.
+func (c *Controller) orphans(g goal) ([]store.Program, error) {
+	chains, err := c.store.Chains()
+	if err != nil {
+		return nil, storeError(err)
+	}
+	left := map[string]bool{}
+	for _, rec := range chains {
+		if next, changes := g.chains[rec.Interface]; changes {
+			for _, m := range rec.Chain.Members {
+				left[m.Program] = left[m.Program] || next.Index(m.Program) < 0
+			}
+		}
+	}
+	has := func(c chain.Chain, name string) bool { return c.Index(name) >= 0 }
+	var gone []store.Program
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		placed := slices.ContainsFunc(chains, func(rec store.Chain) bool {
+			_, changes := g.chains[rec.Interface]
+			return !changes && has(rec.Chain, name)
+		})
+		for _, next := range g.chains {
+			placed = placed || has(next, name)
+		}
+		if placed || !left[name] {
+			continue
+		}
+		p, err := c.program(name)
+		if err != nil {
+			return nil, err
+		}
+		gone = append(gone, p)
+	}
+	return gone, nil
+}
+
+// load loads the programs of a change that are new or become another, those first whose maps others share.
+func (c *Controller) load(ch *change, g goal) error {
+	pinned, err := c.plane.Programs()
+	if err != nil {
+		return err
+	}
+	waiting := slices.Clone(ch.put)
+	for len(waiting) > 0 {
+		i := slices.IndexFunc(waiting, func(p store.Program) bool {
+			return p.Settings.ShareMapsFrom == p.Name || !slices.ContainsFunc(waiting, func(q store.Program) bool { return q.Name == p.Settings.ShareMapsFrom })
+		})
+		if i < 0 {
+			return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "share_maps_from", "program": waiting[0].Name},
+				"program %q shares the maps of %q, which in the end shares its own: one of them must have maps of its own",
+				waiting[0].Name, waiting[0].Settings.ShareMapsFrom)
+		}
+		p := waiting[i]
+		waiting = slices.Delete(waiting, i, i+1)
+		w := g.programs[p.Name]
+		if w.object == nil {
+			continue
+		}
+		load := dispatcher.Load{ID: p.ID, Name: p.Name, Object: w.object}
+		if old := slices.IndexFunc(ch.old, func(o store.Program) bool { return o.Name == p.Name }); old >= 0 && !w.fresh && slices.Contains(pinned, ch.old[old].ID) {
+			load.Carry = ch.old[old].ID
+		}
+		if err := c.share(ch, p, w.lenient, &load); err != nil {
+			return err
+		}
+		if load.GID, err = groupID(p.Settings.MapGroup); err != nil {
+			return err
+		}
+		if ch.origins[p.Name], err = c.plane.Load(load); err != nil {
+			return err
+		}
+		c.remember(p.ID, w.object)
+	}
+	return nil
+}
+
+// share names the program whose maps a program is to use.
+func (c *Controller) share(ch *change, p store.Program, lenient bool, load *dispatcher.Load) error {
+	from := p.Settings.ShareMapsFrom
+	if from == "" {
+		return nil
+	}
+	if from == p.Name {
+		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "share_maps_from", "program": p.Name},
+			"program %q cannot share maps with itself; without share_maps_from a new version takes over the maps it can", p.Name)
+	}
+	other, err := c.findProgram(ch, from)
+	gone := errors.Is(err, &chain.Error{Reason: chain.ProgramNotFound}) ||
+		slices.ContainsFunc(ch.remove, func(r store.Program) bool { return r.Name == from })
+	switch {
+	case gone && lenient:
+		c.log.Warn("the program whose maps were shared is gone: it gets maps of its own", "program", p.Name, "from", from)
+		return nil
+	case gone:
+		return chain.Errorf(chain.ProgramNotFound, chain.Facts{"program": from},
+			"program %q is to share the maps of %q, which does not exist (xdpctl ls lists programs)", p.Name, from)
+	case err != nil:
+		return err
+	}
+	load.Share, load.Shared = other.ID, from
+	return nil
+}
+
+// unloadNew takes out of the kernel what was loaded for a change.
+func (c *Controller) unloadNew(ch *change) error {
+	var errs []error
+	for _, id := range ch.loaded {
+		c.remember(id, nil)
+		errs = append(errs, c.plane.Unload(id))
+	}
+	return errors.Join(errs...)
+}
+
+// answer tells what a change did; its locks are still held, and what a dry run loaded is still there.
+func (c *Controller) answer(ch *change, g goal) (result, error) {
+	r := result{
+		Outcome: Outcome{
+			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff, Pending: nil,
+		},
+		programs: map[string]Program{},
+	}
+	for _, name := range slices.Sorted(maps.Keys(ch.origins)) {
+		for _, origin := range ch.origins[name] {
+			r.Maps = append(r.Maps, MapOrigin{Program: name, MapOrigin: origin})
+		}
+	}
+	for _, p := range ch.remove {
+		r.removed = append(r.removed, p.Name)
+	}
+	if ch.pending != nil {
+		view, err := c.pendingView(*ch.pending)
+		if err != nil {
+			return r, err
+		}
+		r.Pending = &view
+	}
+	var err error
+	if r.Chains, err = c.views(ch); err != nil {
+		return r, err
+	}
+	for name := range g.programs {
+		p, err := c.findProgram(ch, name)
+		if err != nil {
+			return r, err
+		}
+		if r.programs[name], err = c.programView(p); err != nil {
+			return r, err
+		}
+		if ch.options.DryRun {
+			r.programs[name] = ch.imagine(r.programs[name])
+		}
+	}
+	return r, nil
+}

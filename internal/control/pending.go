@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/boottime"
+	"github.com/xdpd/xdpd/internal/failpoint"
+	"github.com/xdpd/xdpd/store"
+)
+
+// Waiting between attempts to undo a change that was not confirmed.
+const (
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+)
+
+// retry is when to try again, on CLOCK_BOOTTIME, and how long the wait was.
+type retry struct{ at, wait time.Duration }
+
+// undoable is the record of what it takes to undo a change.
+func (c *Controller) undoable(ch *change) (*store.Pending, error) {
+	now, err := boottime.Now()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	p := &store.Pending{
+		ID: c.store.NextPendingID(), BootID: boot, Deadline: now + ch.options.ConfirmWithin, Added: ch.added,
+		Programs: slices.Concat(ch.old, ch.remove), Caller: ch.options.Caller, What: ch.what,
+	}
+	for _, s := range ch.steps {
+		before := store.PendingChain{Interface: s.iface}
+		if s.known {
+			before.Before = &s.before.Chain
+		}
+		p.Chains = append(p.Chains, before)
+		if err := c.holdMembers(p, s); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// holdMembers gives a pending change a claim on programs that leave a chain and stay in others, as they are needed as
+// they are to undo it.
+func (c *Controller) holdMembers(p *store.Pending, s *step) error {
+	for _, m := range s.before.Chain.Members {
+		_, held := claims(*p)
+		if s.after.Chain.Index(m.Program) >= 0 || slices.Contains(held, m.Program) {
+			continue
+		}
+		program, err := c.program(m.Program)
+		if err != nil {
+			return err
+		}
+		p.Programs = append(p.Programs, program)
+	}
+	return nil
+}
+
+// unclaimed fails where a change that is not confirmed yet has an interface or program that ch changes.
+func (c *Controller) unclaimed(ch *change) error {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return storeError(err)
+	}
+	for _, p := range pending {
+		if ch.undoes != nil && p.ID == ch.undoes.ID {
+			continue
+		}
+		interfaces, programs := claims(p)
+		for _, s := range ch.steps {
+			if slices.Contains(interfaces, s.iface) {
+				return c.claimed(p, "interface", s.iface)
+			}
+			for _, name := range differ(s.before.Chain, ch.next[s.iface]) {
+				if slices.Contains(programs, name) {
+					return c.claimed(p, "program", name)
+				}
+			}
+		}
+		for _, put := range ch.put {
+			if slices.Contains(programs, put.Name) {
+				return c.claimed(p, "program", put.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// claims are what no other change may touch, sorted.
+func claims(p store.Pending) (interfaces, programs []string) {
+	for _, ch := range p.Chains {
+		interfaces = append(interfaces, ch.Interface)
+	}
+	programs = slices.Clone(p.Added)
+	for _, old := range p.Programs {
+		programs = append(programs, old.Name)
+	}
+	slices.Sort(interfaces)
+	slices.Sort(programs)
+	return interfaces, programs
+}
+
+func (c *Controller) claimed(p store.Pending, kind, name string) error {
+	view, err := c.pendingView(p)
+	if err != nil {
+		return err
+	}
+	until := view.Until.Format(time.RFC3339)
+	return chain.Errorf(chain.ChangePending, chain.Facts{
+		"change": strconv.FormatUint(p.ID, 10), kind: name, "until": until,
+		"uid": strconv.FormatUint(uint64(p.Caller.UID), 10), "pid": strconv.FormatInt(int64(p.Caller.PID), 10),
+	}, "%s %s: change %d (%s, by uid %d, pid %d) is undone at %s, in %s, unless it is confirmed: wait for that, or xdpctl confirm %d, or xdpctl cancel %d",
+		kind, name, p.ID, p.What, p.Caller.UID, p.Caller.PID, until, view.Left.Round(time.Second), p.ID, p.ID)
+}
+
+func (c *Controller) pendingView(p store.Pending) (Pending, error) {
+	now, err := boottime.Now()
+	if err != nil {
+		return Pending{}, err
+	}
+	left := max(p.Deadline-now, 0)
+	v := Pending{ID: p.ID, Until: time.Now().Add(left), Left: left, Caller: p.Caller, What: p.What}
+	v.Interfaces, v.Programs = claims(p)
+	return v, nil
+}
+
+// pendingOf is the change of an interface's chain that waits to be confirmed, or nil.
+func (c *Controller) pendingOf(iface string) (*Pending, error) {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return nil, storeError(err)
+	}
+	for _, p := range pending {
+		if interfaces, _ := claims(p); slices.Contains(interfaces, iface) {
+			v, err := c.pendingView(p)
+			return &v, err
+		}
+	}
+	return nil, nil //nolint:nilnil // there is none
+}
+
+func (c *Controller) findPending(id uint64) (store.Pending, error) {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return store.Pending{}, storeError(err)
+	}
+	if i := slices.IndexFunc(pending, func(p store.Pending) bool { return p.ID == id }); i >= 0 {
+		return pending[i], nil
+	}
+	return store.Pending{}, chain.Errorf(chain.ChangeNotFound, chain.Facts{"change": strconv.FormatUint(id, 10)},
+		"no change %d waits to be confirmed: it was confirmed, cancelled or undone already (xdpctl history tells), or there was none", id)
+}
+
+// Confirm makes a change stay that was made with ConfirmWithin.
+func (c *Controller) Confirm(ctx context.Context, id uint64, by Caller) (Pending, error) {
+	done, err := c.begin()
+	if err != nil {
+		return Pending{}, err
+	}
+	defer done()
+	p, err := c.findPending(id)
+	if err != nil {
+		return Pending{}, err
+	}
+	interfaces, programs := claims(p)
+	unlock, err := c.lock(ctx, programs, interfaces)
+	if err != nil {
+		return Pending{}, err
+	}
+	defer unlock()
+	if p, err = c.findPending(id); err != nil {
+		return Pending{}, err
+	}
+	view, err := c.pendingView(p)
+	if err != nil {
+		return view, err
+	}
+	if view.Left == 0 {
+		return view, chain.Errorf(chain.ChangeNotFound, chain.Facts{"change": strconv.FormatUint(id, 10)},
+			"change %d was not confirmed in time: it is just being undone", id)
+	}
+	if err := c.store.Save(store.Change{DeletePending: []uint64{id}}); err != nil {
+		return view, storeError(err)
+	}
+	failpoint.Hit(failpoint.ConfirmSaved)
+	c.rearm()
+	for _, old := range p.Programs {
+		if now, exists, err := c.store.Program(old.Name); err != nil || exists && now.ID == old.ID {
+			c.logIf("look for what is not needed any more", "", err)
+			continue
+		}
+		c.remember(old.ID, nil)
+		c.logIf("unload program "+old.Name, "", c.plane.Unload(old.ID))
+	}
+	c.log.Info("change confirmed", "change", id, "what", p.What, "uid", by.UID, "pid", by.PID)
+	c.publish(Event{Kind: Confirmed, Pending: &view, Caller: &by})
+	return view, nil
+}
+
+// Cancel undoes a change that was made with ConfirmWithin and is not confirmed yet.
+func (c *Controller) Cancel(ctx context.Context, id uint64, by Caller) (Outcome, error) {
+	return c.undo(ctx, id, false, by)
+}
+
+// undo gives interfaces and programs back what they had before a change.
+func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Caller) (Outcome, error) {
+	r, err := c.mutate(ctx, Options{Caller: by}, func() (goal, error) {
+		p, err := c.findPending(id)
+		if err != nil {
+			return goal{}, err
+		}
+		g := newGoal("cancel of " + p.What)
+		if expired {
+			g.what = "not confirmed: " + p.What
+		}
+		g.undoes, g.expired = &p, expired
+		for _, before := range p.Chains {
+			if before.Before != nil {
+				g.chains[before.Interface] = *before.Before
+				continue
+			}
+			rec, _, err := c.store.Chain(before.Interface)
+			if err != nil {
+				return goal{}, storeError(err)
+			}
+			rec.Chain.Members = nil
+			g.chains[before.Interface] = rec.Chain
+		}
+		return g, c.bringBack(p, &g)
+	})
+	if err == nil {
+		c.rearm()
+	}
+	return r.Outcome, err
+}
+
+// bringBack adds the programs to a goal that a change replaced or removed. Their pins were kept; where somebody
+// removed those, they are loaded anew.
+func (c *Controller) bringBack(p store.Pending, g *goal) error {
+	pinned, err := c.plane.Programs()
+	if err != nil {
+		return err
+	}
+	for _, old := range p.Programs {
+		w := wanted{record: old, lenient: true}
+		if !slices.Contains(pinned, old.ID) {
+			if w.object, err = c.parse(old); err != nil {
+				return err
+			}
+			w.record.ID = 0
+		}
+		g.programs[old.Name] = w
+	}
+	return nil
+}
+
+// undoLate undoes changes that are not confirmed in time, until the context ends.
+func (c *Controller) undoLate(ctx context.Context) error {
+	for {
+		if err := c.expire(ctx); err != nil {
+			return err
+		}
+		if err := c.alarm.Wait(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// expire undoes what is due, and sets the alarm to what is next. What cannot be undone is tried again.
+func (c *Controller) expire(ctx context.Context) error {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return storeError(err)
+	}
+	now, err := boottime.Now()
+	if err != nil {
+		return err
+	}
+	for _, p := range pending {
+		if c.due(p) > now {
+			continue
+		}
+		subject := fmt.Sprintf("change %d", p.ID)
+		_, err := c.undo(ctx, p.ID, true, self())
+		if err == nil || errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) || errors.Is(err, &chain.Error{Reason: chain.Stopping}) || ctx.Err() != nil {
+			c.setProblem(subject, "")
+			c.mu.Lock()
+			delete(c.retries, p.ID)
+			c.mu.Unlock()
+			continue
+		}
+		c.setProblem(subject, "cannot be undone, will be tried again: "+err.Error())
+		c.log.Error("a change that was not confirmed cannot be undone", "change", p.ID, "what", p.What, "error", err)
+		c.postpone(p.ID, now)
+	}
+	c.rearm()
+	return nil
+}
+
+// due is when to undo a change: at its deadline, or when an attempt is to be repeated.
+func (c *Controller) due(p store.Pending) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(p.Deadline, c.retries[p.ID].at)
+}
+
+func (c *Controller) postpone(id uint64, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := min(max(2*c.retries[id].wait, firstRetry), lastRetry)
+	c.retries[id] = retry{now + wait, wait}
+}
+
+// rearm sets the alarm to the first change that is due.
+func (c *Controller) rearm() {
+	pending, err := c.store.Pending()
+	if err != nil {
+		c.log.Error("set the time at which changes are undone", "error", storeError(err))
+		return
+	}
+	var first time.Duration
+	for _, p := range pending {
+		if at := c.due(p); first == 0 || at < first {
+			first = at
+		}
+	}
+	c.logIf("set the time at which changes are undone", "", c.alarm.Set(first))
+}
+
+// self is the daemon, where it acts by itself.
+func self() Caller { return Caller{UID: uint32(os.Getuid()), PID: int32(os.Getpid())} }
+
+// clip keeps a text to what the store takes.
+func clip(s string) string { return clipTo(255, s) }
+
+func clipTo(limit int, s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) <= limit {
+		return s
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit]
+}

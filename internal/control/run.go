@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/xdpd/xdpd/internal/netif"
+)
+
+// tryAgain is how long Run waits before it does again what failed.
+const tryAgain = time.Second
+
+// Run undoes changes that are not confirmed in time, and tells watchers of interfaces with chains that come and go,
+// until the context ends. It is called once, after Reconcile. What fails is logged and tried again: traffic does
+// not depend on it.
+func (c *Controller) Run(ctx context.Context) error {
+	var tasks errgroup.Group
+	tasks.Go(func() error {
+		c.keepOn(ctx, "undo changes that are not confirmed", func() error { return c.undoLate(ctx) })
+		return nil
+	})
+	tasks.Go(func() error {
+		c.keepOn(ctx, "watch interfaces", func() error { return c.watchLinks(ctx) })
+		return nil
+	})
+	return tasks.Wait()
+}
+
+// keepOn does something until the context ends.
+func (c *Controller) keepOn(ctx context.Context, what string, do func() error) {
+	for ctx.Err() == nil {
+		err := do()
+		if ctx.Err() != nil {
+			return
+		}
+		c.setProblem(what, fmt.Sprint(err))
+		c.log.Error(what, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(tryAgain):
+		}
+		c.setProblem(what, "")
+	}
+}
+
+func (c *Controller) watchLinks(ctx context.Context) error {
+	seen := presence{}
+	return netif.Watch(ctx, func() { seen = newPresence() }, func(e netif.LinkEvent) {
+		for _, change := range seen.note(e) {
+			c.noteLink(change)
+		}
+	})
+}
+
+// presence are the interfaces that there are: indexes by name.
+type presence map[string]int
+
+func newPresence() presence {
+	p := presence{}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return p // each is told of when something is heard of it
+	}
+	for _, i := range interfaces {
+		p[i.Name] = i.Index
+	}
+	return p
+}
+
+// note takes an event in, and returns what came and went with it. A renamed interface goes and comes.
+func (p presence) note(e netif.LinkEvent) (changes []netif.LinkEvent) {
+	if e.Resync {
+		now := newPresence()
+		for name, index := range p {
+			if now[name] != index {
+				changes = append(changes, netif.LinkEvent{Name: name, Index: index, Gone: true})
+			}
+		}
+		for name, index := range now {
+			if p[name] != index {
+				changes = append(changes, netif.LinkEvent{Name: name, Index: index})
+			}
+		}
+		clear(p)
+		for name, index := range now {
+			p[name] = index
+		}
+		return changes
+	}
+	for name, index := range p {
+		if index == e.Index && (e.Gone || name != e.Name) || name == e.Name && index != e.Index {
+			changes = append(changes, netif.LinkEvent{Name: name, Index: index, Gone: true})
+			delete(p, name)
+		}
+	}
+	if _, known := p[e.Name]; !known && !e.Gone {
+		changes = append(changes, e)
+		p[e.Name] = e.Index
+	}
+	return changes
+}
+
+// noteLink tells of an interface that came or went, if it has a chain, and looks whether that runs.
+func (c *Controller) noteLink(e netif.LinkEvent) {
+	_, known, err := c.store.Chain(e.Name)
+	if err != nil || !known {
+		c.logIf("look up the chain of an interface", e.Name, err)
+		return
+	}
+	kind := InterfaceUp
+	if e.Gone {
+		kind = InterfaceGone
+	}
+	c.publish(Event{Kind: kind, Interface: e.Name, Ifindex: e.Index})
+	c.logIf("look at an interface", e.Name, c.examine(e.Name))
+}

@@ -77,10 +77,13 @@ include $(BUILD_MK)
 generate: generate-bpf generate-proto generate-docs ## Make all generated files anew
 generate-bpf: dispatcher-object $(patsubst %/build.mk,%,$(BUILD_MK))
 
-dispatcher-object:
-	$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. \
-		-Ibpf/include -idirafter /usr/include/$(shell uname -m)-linux-gnu -c bpf/dispatcher.c -o bpf/dispatcher.o
-	llvm-strip -g bpf/dispatcher.o
+dispatcher-object: bpf/dispatcher.o bpf/dispatcher_trace.o
+
+bpf/dispatcher_trace.o: TRACE := -DTRACE
+bpf/dispatcher.o bpf/dispatcher_trace.o: FORCE
+	$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. $(TRACE) \
+		-Ibpf/include -idirafter /usr/include/$(shell uname -m)-linux-gnu -c bpf/dispatcher.c -o $@
+	llvm-strip -g $@
 
 generate-proto:
 	$(BUF) generate

@@ -11,6 +11,12 @@ import _ "embed"
 //go:embed dispatcher.o
 var Dispatcher []byte
 
+// DispatcherTrace is dispatcher.c compiled with TRACE: its .bss has two words for each slot, whether the member
+// there ran and what it returned.
+//
+//go:embed dispatcher_trace.o
+var DispatcherTrace []byte
+
 // The marks of dispatcher.c: constants of `w = mark` instructions that are to be replaced before loading.
 const (
 	MarkProceed = 0x5d0d0000 // + slot: the proceed-on mask with bit 31 set, or 0 from the end of the chain on

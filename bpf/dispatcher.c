@@ -31,6 +31,18 @@ struct exits {
 	__u64 packets[SLOTS + 1][CLASSES];
 };
 
+/* A shadow revision (dispatcher/shadow.go) is compiled with TRACE: it notes what each member returned, for one
+ * packet after the other. */
+#ifdef TRACE
+struct {
+	__u32 ran, verdict;
+} volatile trace[SLOTS];
+
+#define NOTE(t, n) (trace[NUMBER(t, n)].ran = 1, trace[NUMBER(t, n)].verdict = verdict)
+#else
+#define NOTE(t, n) ((void)0)
+#endif
+
 /* One element for each CPU: an XDP program is not preempted by another one on the same CPU, so a plain
  * increment is exact. The loader sets max_entries to the number of possible CPUs. */
 struct {
@@ -66,6 +78,7 @@ struct {
 		if (!proceed)                                           \
 			goto end;                                       \
 		verdict = slot_##t##n(ctx);                             \
+		NOTE(t, n);                                             \
 		if (verdict > 31 || !(proceed >> verdict & 1))          \
 			goto leave;                                     \
 	}

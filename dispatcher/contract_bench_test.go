@@ -129,7 +129,7 @@ func (b *bench) check(err error) {
 func (b *bench) collect() {
 	b.Helper()
 	b.check(filepath.WalkDir(b.plane.Root(), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || d.Type() == fs.ModeSymlink {
 			return err
 		}
 		switch name := d.Name(); {

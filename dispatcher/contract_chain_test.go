@@ -50,16 +50,32 @@ func object(t testing.TB, file, function string) *Object {
 // load loads a program. Its mark is the low byte of its id, if it leaves marks.
 func (b *bench) load(file, function string) *program {
 	b.Helper()
+	p, _ := b.loadAs(Load{Object: object(b, file, function)})
+	return p
+}
+
+// loadAs loads a program as l says, which has no id and name yet.
+func (b *bench) loadAs(l Load) (*program, []MapOrigin) {
+	b.Helper()
 	b.programs++
-	p := &program{b, b.programs, object(b, file, function)}
-	b.atRest("Load", func() { b.check(b.plane.Load(p.id, p.name(), p.object)) })
+	p := &program{b, b.programs, l.Object}
+	l.ID, l.Name = p.id, p.name()
+	var origins []MapOrigin
+	b.atRest("Load", func() {
+		var err error
+		origins, err = b.plane.Load(l)
+		b.check(err)
+	})
 	if slices.Contains(p.object.mapNames(), ".bss") {
 		s := p.state()
 		s.Mark = uint32(p.id)
 		p.set(s)
 	}
-	return p
+	return p, origins
 }
+
+// asLoad is what loads the program with maps of its own.
+func (p *program) asLoad() Load { return Load{ID: p.id, Name: p.name(), Object: p.object} }
 
 func (b *bench) steps(n int) []*program {
 	b.Helper()
@@ -81,13 +97,16 @@ func (p *program) bss() *ebpf.Map {
 	return m
 }
 
+// stateAt is where in .bss the state is.
+func (p *program) stateAt() uint32 { return globalsOf(p.object.spec.Maps)["state"][0].offset }
+
 func (p *program) state() (s state) {
 	p.b.Helper()
 	m := p.bss()
 	defer m.Close()
 	value, err := m.LookupBytes(uint32(0))
 	p.b.check(err)
-	p.b.check(binary.Read(bytes.NewReader(value), binary.NativeEndian, &s))
+	p.b.check(binary.Read(bytes.NewReader(value[p.stateAt():]), binary.NativeEndian, &s))
 	return s
 }
 
@@ -97,7 +116,7 @@ func (p *program) set(s state) {
 	defer m.Close()
 	value, err := m.LookupBytes(uint32(0))
 	p.b.check(err)
-	_, err = binary.Encode(value, binary.NativeEndian, s)
+	_, err = binary.Encode(value[p.stateAt():], binary.NativeEndian, s)
 	p.b.check(err)
 	p.b.check(m.Put(uint32(0), value))
 }

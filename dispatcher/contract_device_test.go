@@ -124,7 +124,7 @@ func TestContractFragsUnknown(t *testing.T) {
 	if !o.Frags() || object(t, "step", "").Frags() {
 		t.Fatal("the objects are not what the test needs")
 	}
-	err := b.plane.Load(100, "frags", o)
+	_, err := b.plane.Load(Load{ID: 100, Name: "frags", Object: o})
 	if err == nil {
 		p := &program{b: b, id: 100, object: o}
 		var staged *Staged

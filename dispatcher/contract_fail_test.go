@@ -87,10 +87,14 @@ func TestContractFailuresChild(t *testing.T) {
 		b.follow(frame(), 2, marks...)
 	}
 	for next("load.") {
-		b.atRest("Load", func() { failed(b.plane.Load(p.id, p.name(), p.object)) })
+		b.atRest("Load", func() {
+			_, err := b.plane.Load(p.asLoad())
+			failed(err)
+		})
 		same()
 	}
-	b.check(b.plane.Load(p.id, p.name(), p.object))
+	_, err := b.plane.Load(p.asLoad())
+	b.check(err)
 	s := p.state()
 	s.Mark = 1
 	p.set(s)

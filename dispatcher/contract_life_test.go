@@ -135,7 +135,7 @@ func TestContractRevisionInUse(t *testing.T) {
 	}
 	b.live(plan.Revision)
 	b.follow(frame(), 3, 1)
-	if err := b.plane.Load(p[0].id, "again", p[0].object); !errors.Is(err, fs.ErrExist) {
+	if _, err := b.plane.Load(p[0].asLoad()); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Load with an id in use gives %v", err)
 	}
 	if s := p[0].state(); s.Seen != 3 {

@@ -58,7 +58,7 @@ func TestContractLoadErrors(t *testing.T) {
 	b := newBench(t)
 	before := b.pins()
 	load := func(function string) (err error) {
-		b.atRest("a Load that fails", func() { err = b.plane.Load(50, "mine", object(t, "many", function)) })
+		b.atRest("a Load that fails", func() { _, err = b.plane.Load(Load{ID: 50, Name: "mine", Object: object(t, "many", function)}) })
 		if now := b.pins(); !slices.Equal(now, before) {
 			t.Errorf("pins %q after Load failed, %q before", now, before)
 		}

@@ -31,6 +31,7 @@ func TestContractFolder(t *testing.T) {
 		"not a BPF FS":    {filepath.Join(t.TempDir(), "xdpd"), func() {}, "mount -t bpf"},
 		"nowhere":         {filepath.Join(testFS, "nosuch", "xdpd"), func() {}, "mount -t bpf"},
 		"wrong mode":      {root, func() { check(os.Mkdir(root, 0o755)) }, "-rwxr-xr-x"},
+		"for all to read": {root, func() { check(os.Mkdir(root, 0o744)) }, "-rwxr--r--"},
 		"foreign entry":   {root, func() { check(os.MkdirAll(root+"/theirs", 0o700)) }, `"theirs"`},
 		"foreign user":    {root, func() { check(errors.Join(os.Mkdir(root, 0o700), os.Chown(root, 12345, 0))) }, "uid 12345"},
 		"a link to ours":  {root, func() { check(errors.Join(os.Mkdir(root+"-real", 0o700), os.Symlink(root+"-real", root))) }, "not xdpd's"},

@@ -28,6 +28,7 @@ type freplaceLinker struct{}
 const (
 	dispatcherName = "xdpd_dispatcher" // in bpf/dispatcher.c
 	countersName   = "counters"
+	traceName      = ".bss" // of dispatcher.c compiled with TRACE
 )
 
 // load makes the program an EXT for the first slot of a template dispatcher, which the kernel keeps as long
@@ -65,22 +66,19 @@ func (freplaceLinker) keep(prog *ebpf.Program, dir string) error {
 	return prog.Pin(filepath.Join(dir, "prog"))
 }
 
-func (l freplaceLinker) link(dir string, b blueprint, counters *ebpf.Map) (_ *ebpf.Program, err error) {
-	masks := make([]chain.ProceedOn, len(b.members))
-	for i, m := range b.members {
-		masks[i] = m.proceedOn
-	}
-	what, flags := "load dispatcher", uint32(0)
+func (l freplaceLinker) link(b blueprint) (_ *loaded, err error) {
+	what := "load dispatcher"
 	if b.frags {
-		what, flags = "load dispatcher for programs of SEC(\"xdp.frags\"), which need Linux 5.18", fragsFlag
+		what = "load dispatcher for programs of SEC(\"xdp.frags\"), which need Linux 5.18"
 	}
-	prog, err := newDispatcher(masks, b.final, counters, flags)
+	prog, err := newDispatcher(b)
 	if err != nil {
 		return nil, refused(chain.LinkRejected, nil, what, err)
 	}
+	d := &loaded{prog: prog}
 	defer func() {
 		if err != nil {
-			prog.Close()
+			err = errors.Join(err, d.Close())
 		}
 	}()
 	handle, err := prog.Handle()
@@ -93,49 +91,50 @@ func (l freplaceLinker) link(dir string, b blueprint, counters *ebpf.Map) (_ *eb
 		return nil, fmt.Errorf("read types of dispatcher: %w", err)
 	}
 	for i, m := range b.members {
-		if err := l.attach(dir, prog, types, i, m); err != nil {
+		held, err := l.attach(prog, types, i, m)
+		if err != nil {
 			return nil, err
 		}
+		d.slots = append(d.slots, held)
 	}
-	return prog, nil
+	return d, nil
 }
 
-// attach puts one program into a slot and pins the link that holds it there.
-func (l freplaceLinker) attach(dir string, dispatcher *ebpf.Program, types *btf.Spec, slot int, m member) error {
+// attach puts one program into a slot. The caller closes the link that holds it there.
+func (l freplaceLinker) attach(dispatcher *ebpf.Program, types *btf.Spec, slot int, m member) (link.Link, error) {
 	if err := failpoint.Err(failpoint.StageSlots); err != nil {
-		return err
+		return nil, err
 	}
 	ext, err := l.open(m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ext.Close()
 	var fn *btf.Func
 	if err := types.TypeByName(slotFunction(slot), &fn); err != nil {
-		return fmt.Errorf("find slot %d: %w", slot, err)
+		return nil, fmt.Errorf("find slot %d: %w", slot, err)
 	}
 	id, err := types.TypeID(fn)
 	if err != nil {
-		return fmt.Errorf("find slot %d: %w", slot, err)
+		return nil, fmt.Errorf("find slot %d: %w", slot, err)
 	}
 	held, err := link.AttachRawLink(link.RawLinkOptions{Target: dispatcher.FD(), Program: ext, Attach: ebpf.AttachNone, BTF: id})
 	if errors.Is(err, unix.EBUSY) {
-		return chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name},
+		return nil, chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name},
 			"attach program %q to slot %d: %w (does a tracer hold the slot function of a dispatcher that is just being loaded?)", m.name, slot, err)
 	}
 	if err != nil {
-		return chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name}, "attach program %q to slot %d: %w", m.name, slot, err)
+		return nil, chain.Errorf(chain.LinkRejected, chain.Facts{"program": m.name}, "attach program %q to slot %d: %w", m.name, slot, err)
 	}
-	defer held.Close()
-	if err := held.Pin(filepath.Join(dir, fmt.Sprintf("slot-%02d", slot))); err != nil {
-		return fmt.Errorf("pin slot %d: %w", slot, err)
-	}
-	return nil
+	return held, nil
 }
 
 // open returns the pinned EXT of a program. One that the inline linker loaded has none yet: it is loaded now,
-// with the maps that it has.
+// with the maps that it has. One that is to work on other maps is loaded for that, and not pinned.
 func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
+	if m.maps != nil {
+		return l.reload(m, m.maps)
+	}
 	prog, err := ebpf.LoadPinnedProgram(filepath.Join(m.dir, "prog"), nil)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return prog, err
@@ -145,15 +144,9 @@ func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
 		return nil, err
 	}
 	defer closeMaps(maps)
-	coll, err := l.load(m.object, maps)
-	if errors.Is(err, unix.EINVAL) && m.object.tailCalls() {
-		return nil, otherLinker(m, err)
+	if prog, err = l.reload(m, maps); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, loadError(m.name, m.object, err)
-	}
-	defer coll.Close()
-	prog = coll.DetachProgram(m.object.function)
 	err = l.keep(prog, m.dir)
 	if errors.Is(err, fs.ErrExist) { // a change of another interface was quicker
 		prog.Close()
@@ -163,6 +156,19 @@ func (l freplaceLinker) open(m member) (*ebpf.Program, error) {
 		return nil, errors.Join(fmt.Errorf("pin program %q: %w", m.name, err), prog.Close())
 	}
 	return prog, nil
+}
+
+// reload loads a program that was loaded before, on these maps. The caller closes it.
+func (l freplaceLinker) reload(m member, maps map[string]*ebpf.Map) (*ebpf.Program, error) {
+	coll, err := l.load(m.object.using(maps), maps)
+	if errors.Is(err, unix.EINVAL) && m.object.tailCalls() {
+		return nil, otherLinker(m, err)
+	}
+	if err != nil {
+		return nil, loadError(m.name, m.object, err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram(m.object.function), nil
 }
 
 func slotFunction(slot int) string { return fmt.Sprintf("slot_%02d", slot) }
@@ -183,25 +189,37 @@ var dispatcherSpec = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
 	return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(bpf.Dispatcher))
 })
 
-// newDispatcher loads bpf/dispatcher.c with one slot for each mask. It counts in counters, or where that is
-// nil in a map of its own. The caller closes it.
-func newDispatcher(masks []chain.ProceedOn, final chain.Verdict, counters *ebpf.Map, flags ...uint32) (*ebpf.Program, error) {
-	parsed, err := dispatcherSpec()
+func tracingSpec() (*ebpf.CollectionSpec, error) {
+	return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(bpf.DispatcherTrace))
+}
+
+// newDispatcher loads bpf/dispatcher.c with one slot for each member of b, which are left empty. Without
+// counters in b it counts in a map of its own. The caller closes it.
+func newDispatcher(b blueprint) (*ebpf.Program, error) {
+	from := dispatcherSpec
+	if b.trace != nil {
+		from = tracingSpec
+	}
+	parsed, err := from()
 	if err != nil {
-		return nil, fmt.Errorf("read bpf/dispatcher.o: %w", err)
+		return nil, fmt.Errorf("read dispatcher's object: %w", err)
 	}
 	spec := parsed.Copy()
+	spec.Variables = nil // the library maps them into memory, which would hold the trace until garbage is collected
 	prog := spec.Programs[dispatcherName]
-	for _, f := range flags {
-		prog.Flags |= f
+	if b.frags {
+		prog.Flags |= fragsFlag
 	}
-	patch(prog.Instructions, masks, final)
-	var opts ebpf.CollectionOptions
-	if counters != nil {
-		spec.Maps[countersName].MaxEntries = counters.MaxEntries()
-		opts.MapReplacements = map[string]*ebpf.Map{countersName: counters}
+	patch(prog.Instructions, b)
+	replace := map[string]*ebpf.Map{}
+	if b.counters != nil {
+		spec.Maps[countersName].MaxEntries = b.counters.MaxEntries()
+		replace[countersName] = b.counters
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if b.trace != nil {
+		replace[traceName] = b.trace
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +228,7 @@ func newDispatcher(masks []chain.ProceedOn, final chain.Verdict, counters *ebpf.
 }
 
 // patch writes a revision's constants over the marks of dispatcher.c.
-func patch(insns asm.Instructions, masks []chain.ProceedOn, final chain.Verdict) {
+func patch(insns asm.Instructions, b blueprint) {
 	for i := range insns {
 		ins := &insns[i]
 		if ins.OpCode.ALUOp() != asm.Mov || ins.OpCode.Source() != asm.ImmSource || !ins.OpCode.Class().IsALU() {
@@ -218,9 +236,9 @@ func patch(insns asm.Instructions, masks []chain.ProceedOn, final chain.Verdict)
 		}
 		switch slot := ins.Constant - bpf.MarkProceed; {
 		case ins.Constant == bpf.MarkFinal:
-			ins.Constant = int64(final)
-		case slot >= 0 && slot < int64(len(masks)):
-			ins.Constant = int64(int32(uint32(masks[slot]) | 1<<chain.Continue))
+			ins.Constant = int64(b.final)
+		case slot >= 0 && slot < int64(len(b.members)):
+			ins.Constant = int64(int32(uint32(b.members[slot].proceedOn) | 1<<chain.Continue))
 		case slot >= 0 && slot < chain.MaxMembers:
 			ins.Constant = 0
 		}
@@ -230,7 +248,7 @@ func patch(insns asm.Instructions, masks []chain.ProceedOn, final chain.Verdict)
 // newTemplate loads a dispatcher of one slot: the verifier removes the functions of slots that are not used, so
 // that a program could not be loaded against one of them. The caller closes it.
 func newTemplate() (*ebpf.Program, error) {
-	prog, err := newDispatcher([]chain.ProceedOn{0}, chain.Pass, nil)
+	prog, err := newDispatcher(blueprint{members: make([]member, 1), final: chain.Pass})
 	if err != nil {
 		return nil, fmt.Errorf("load template dispatcher: %w", err)
 	}

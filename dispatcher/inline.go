@@ -27,11 +27,17 @@ type inlineMember struct {
 	proceedOn chain.ProceedOn
 }
 
+// inlineMaps are the dispatcher's own maps.
+type inlineMaps struct {
+	counters *ebpf.Map // an array of chain.Exits, with one entry for each possible CPU
+	trace    *ebpf.Map // of newTrace; nil: none
+}
+
 // inlineLink makes one XDP program of members, in their order, and the final verdict. It runs each member with
 // the context in R1 and looks at the low 32 bits of what it returns: after chain.Continue and the verdicts of
 // its proceed-on set the next member runs, any other value is the chain's. After the last member the value is
-// final. Each run adds one to the chain.Exits of its CPU in counters, an array of chain.Exits with one entry
-// for each possible CPU.
+// final. Each run adds one to the chain.Exits of its CPU in the counters; with a trace it notes there what each
+// member returned. The program has no frags flag.
 //
 // With clean frames the verifier has less to do with the chain, and packets more (inline_clean.go).
 //
@@ -43,7 +49,7 @@ type inlineMember struct {
 // The kernel holds a program to be GPL or not as a whole: the chain's licence is GPL if one member's is
 // compatible with it, since that member would be refused otherwise. A member that is not can then call helpers
 // that the kernel would refuse it alone, so callers that care load each program alone first.
-func inlineLink(name string, members []inlineMember, final chain.Verdict, counters *ebpf.Map, clean bool) (*ebpf.ProgramSpec, error) {
+func inlineLink(name string, members []inlineMember, final chain.Verdict, own inlineMaps, clean bool) (*ebpf.ProgramSpec, error) {
 	if len(members) > chain.MaxMembers {
 		return nil, fmt.Errorf("link %d programs into one chain: there are %d slots", len(members), chain.MaxMembers)
 	}
@@ -61,29 +67,14 @@ func inlineLink(name string, members []inlineMember, final chain.Verdict, counte
 	if err := inlineCheckKconfig(programs); err != nil {
 		return nil, err
 	}
-	e := &inlineEmitter{programs: programs, plan: inlinePlanFor(programs), counters: counters, clean: clean}
-	spec := &ebpf.ProgramSpec{
+	e := &inlineEmitter{programs: programs, plan: inlinePlanFor(programs), own: own, clean: clean}
+	return &ebpf.ProgramSpec{
 		Name:         name,
 		Type:         ebpf.XDP,
 		AttachType:   ebpf.AttachXDP,
 		Instructions: e.emitChain(final),
 		License:      inlineLicense(members),
-	}
-	if inlineFrags(members) {
-		spec.Flags |= fragsFlag
-	}
-	return spec, nil
-}
-
-// inlineFrags tells whether a chain of members can work on packets of more than one buffer: if there are
-// members and each of them can.
-func inlineFrags(members []inlineMember) bool {
-	for _, m := range members {
-		if m.spec.Flags&fragsFlag == 0 {
-			return false
-		}
-	}
-	return len(members) > 0
+	}, nil
 }
 
 func inlineLicense(members []inlineMember) string {

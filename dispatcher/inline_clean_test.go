@@ -147,7 +147,7 @@ func TestInlineTooComplex(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	plain, err := inlineLink("", inlineMembers(members...), chain.Aborted, c.counters, false)
+	plain, err := inlineLink("", inlineMembers(members...), chain.Aborted, inlineMaps{counters: c.counters}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,11 +233,11 @@ func inlineProcessed(t *testing.T, spec *ebpf.ProgramSpec) (int, error) {
 func TestInlineNeedsNoCleaning(t *testing.T) {
 	members := inlineMembers(inlineExamples(t)[:4]...)
 	c := inlineLoad(t, chain.Pass, members...)
-	plain, err := inlineLink("", members, chain.Pass, c.counters, false)
+	plain, err := inlineLink("", members, chain.Pass, inlineMaps{counters: c.counters}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	clean, err := inlineLink("", members, chain.Pass, c.counters, true)
+	clean, err := inlineLink("", members, chain.Pass, inlineMaps{counters: c.counters}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
@@ -28,6 +27,7 @@ const inlineCountName = "xdpd_count"
 //	        r1 = context
 //	        main of the member, its exits as jumps to verdict_i
 //	verdict_i:
+//	        note what it returned, in a chain with a trace
 //	        if w0 == (a verdict of the proceed-on set, or 31) goto next_i
 //	        r6 = offset of the slot's counters
 //	        goto leave_k
@@ -38,7 +38,7 @@ const inlineCountName = "xdpd_count"
 type inlineEmitter struct {
 	programs []*inlineProgram
 	plan     inlinePlan
-	counters *ebpf.Map
+	own      inlineMaps
 	clean    bool // whether frames are clean (inline_clean.go)
 
 	pasted bool // whether a member was pasted
@@ -137,6 +137,9 @@ func (e *inlineEmitter) member(i int) {
 
 	start = len(e.insns)
 	next := fmt.Sprintf("xdpd_next_%d", i)
+	if e.own.trace != nil {
+		e.emit(e.note(i)...)
+	}
 	e.emit(inlineProceed(p.proceedOn, next)...)
 	e.emit(asm.Mov.Imm(asm.R6, int32(i*inlineSlotSize)))
 	inlineMark(&e.insns[start], p.owner, "xdpd: verdict of program "+p.name)
@@ -171,6 +174,20 @@ func inlineProceed(on chain.ProceedOn, next string) []asm.Instruction {
 		}
 	}
 	return append(tests, asm.JEq.Imm32(asm.R0, int32(chain.Continue), next))
+}
+
+// note writes into the trace that member i ran, and what it returned.
+func (e *inlineEmitter) note(i int) []asm.Instruction {
+	const ran, verdict, size = 0, 4, 8 // as in traced
+	load := asm.LoadMapValue(asm.R1, 0, uint32(i*size))
+	if err := load.AssociateMap(e.own.trace); err != nil {
+		panic(err) // it is the load of a map's value
+	}
+	return []asm.Instruction{
+		load,
+		asm.StoreImm(asm.R1, ran, 1, asm.Word),
+		asm.StoreMem(asm.R1, verdict, asm.R0, asm.Word),
+	}
 }
 
 // paste writes the main function of member i in place, one instruction for one, so that its jumps stay right.
@@ -246,7 +263,7 @@ func (e *inlineEmitter) emitLeave() {
 // R0. It uses 8 bytes of stack; packets are not counted on a CPU without counters, which there is none of.
 func (e *inlineEmitter) count(offset int16, plus asm.Register) []asm.Instruction {
 	load := asm.LoadMapPtr(asm.R1, 0)
-	if err := load.AssociateMap(e.counters); err != nil {
+	if err := load.AssociateMap(e.own.counters); err != nil {
 		panic(err) // it is the load of a map
 	}
 	add := []asm.Instruction{

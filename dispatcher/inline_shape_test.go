@@ -267,14 +267,14 @@ func TestInlineLimits(t *testing.T) {
 func TestInlineMissingMap(t *testing.T) {
 	x := inlineObject(t, 1, "globals", "globals").inlineMember
 	x.maps = map[string]*ebpf.Map{}
-	if _, err := inlineLink("", []inlineMember{x}, chain.Pass, nil, false); err == nil || !strings.Contains(err.Error(), "globals-1") {
+	if _, err := inlineLink("", []inlineMember{x}, chain.Pass, inlineMaps{}, false); err == nil || !strings.Contains(err.Error(), "globals-1") {
 		t.Errorf("a program without its maps: %v", err)
 	}
 }
 
 func TestInlineKconfigTwice(t *testing.T) {
 	a, b := inlineObject(t, 1, "kconfig", "kconfig").inlineMember, inlineObject(t, 2, "kconfig", "kconfig").inlineMember
-	_, err := inlineLink("", []inlineMember{a, b}, chain.Pass, nil, false)
+	_, err := inlineLink("", []inlineMember{a, b}, chain.Pass, inlineMaps{}, false)
 	var refused *chain.Error
 	if !errors.As(err, &refused) || refused.Reason != chain.LinkRejected || refused.Facts["program"] != b.name {
 		t.Errorf("two programs that read the kernel's configuration: %v", err)

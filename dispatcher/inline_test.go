@@ -112,7 +112,7 @@ func inlineTryFrames(t *testing.T, final chain.Verdict, always bool, members ...
 	}
 	t.Cleanup(func() { counters.Close() })
 	prog, linked, err := inlineCreate(func(clean bool) (*ebpf.ProgramSpec, error) {
-		return inlineLink("xdpd", members, final, counters, clean || always)
+		return inlineLink("xdpd", members, final, inlineMaps{counters: counters}, clean || always)
 	})
 	if err == nil {
 		t.Cleanup(func() { prog.Close() })
@@ -276,7 +276,7 @@ func TestInlineLengths(t *testing.T) {
 			}
 		}
 	}
-	if _, err := inlineLink("", make([]inlineMember, chain.MaxMembers+1), chain.Pass, nil, false); err == nil {
+	if _, err := inlineLink("", make([]inlineMember, chain.MaxMembers+1), chain.Pass, inlineMaps{}, false); err == nil {
 		t.Error("65 members were linked")
 	}
 }
@@ -302,32 +302,6 @@ func TestInlinePacketChanges(t *testing.T) {
 	// Two pushes and the tail make 104 bytes, their length is written over the second 4 and pull takes the first.
 	if want := append([]byte{104, 0, 0, 0}, make([]byte, 96)...); !slices.Equal(out, want) {
 		t.Errorf("the packet is % x, want % x", out, want)
-	}
-}
-
-func TestInlineFrags(t *testing.T) {
-	inlineNeeds(t, 5, 18)
-	linear, frags := inlineObject(t, 1, "step", "step"), inlineObject(t, 2, "step", "step_frags")
-	for _, c := range []struct {
-		parts []inlinePart
-		want  bool
-	}{
-		{nil, false},
-		{[]inlinePart{linear}, false},
-		{[]inlinePart{frags}, true},
-		{[]inlinePart{frags, frags}, true},
-		{[]inlinePart{frags, linear}, false},
-		{[]inlinePart{linear, frags}, false},
-	} {
-		members := inlineMembers(c.parts...)
-		spec, err := inlineLink("", members, chain.Pass, nil, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if inlineFrags(members) != c.want || (spec.Flags == fragsFlag) != c.want {
-			t.Errorf("%d members: frags %v and flags %#x, want %v", len(members), inlineFrags(members), spec.Flags, c.want)
-		}
-		inlineLoad(t, chain.Pass, members...)
 	}
 }
 

@@ -39,34 +39,28 @@ func (inlineLinker) frags(members []member) bool {
 
 func (inlineLinker) keep(*ebpf.Program, string) error { return nil }
 
-func (inlineLinker) link(_ string, b blueprint, counters *ebpf.Map) (*ebpf.Program, error) {
+func (inlineLinker) link(b blueprint) (*loaded, error) {
 	parts := make([]inlineMember, len(b.members))
 	for i, m := range b.members {
 		if err := failpoint.Err(failpoint.StageSlots); err != nil {
 			return nil, err
 		}
-		maps, err := openMaps(m.dir, m.object)
-		if err != nil {
-			return nil, err
+		maps := m.maps
+		if maps == nil {
+			var err error
+			if maps, err = openMaps(m.dir, m.object); err != nil {
+				return nil, err
+			}
+			defer closeMaps(maps)
 		}
-		defer closeMaps(maps)
-		main := m.object.main()
-		if m.object.tailCalls() {
-			main = main.Copy()
-			main.Flags &^= fragsFlag
-		}
-		parts[i] = inlineMember{name: m.name, spec: main, maps: maps, proceedOn: m.proceedOn}
+		parts[i] = inlineMember{name: m.name, spec: m.object.main(), maps: maps, proceedOn: m.proceedOn}
 	}
 	prog, linked, err := inlineCreate(func(clean bool) (*ebpf.ProgramSpec, error) {
-		spec, err := inlineLink(dispatcherName, parts, b.final, counters, clean)
-		if err != nil {
-			return nil, err
-		}
-		spec.Flags &^= fragsFlag
-		if b.frags {
+		spec, err := inlineLink(dispatcherName, parts, b.final, inlineMaps{b.counters, b.trace}, clean)
+		if err == nil && b.frags {
 			spec.Flags |= fragsFlag
 		}
-		return spec, nil
+		return spec, err
 	})
 	if linked == nil {
 		return nil, err
@@ -78,7 +72,7 @@ func (inlineLinker) link(_ string, b blueprint, counters *ebpf.Map) (*ebpf.Progr
 		}
 		return nil, refused(chain.LinkRejected, chain.Facts{"program": name}, fmt.Sprintf("load the chain with program %q in it", name), err)
 	}
-	return prog, nil
+	return &loaded{prog: prog}, nil
 }
 
 // refusedWhole is for a chain that the kernel refuses for no instruction of it. If a member makes tail calls, its

@@ -5,6 +5,7 @@ package dispatcher
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -16,10 +17,12 @@ import (
 // fragsFlag is BPF_F_XDP_HAS_FRAGS: the program can work on packets of more than one buffer (Linux 5.18).
 const fragsFlag = 1 << 5
 
-// Object is one XDP program of an ELF object: parsed, not loaded. It does not change after ParseObject.
+// Object is one XDP program of an ELF object: parsed, not loaded. It does not change: Configure makes another one.
 type Object struct {
 	function string
-	spec     *ebpf.CollectionSpec // the program, those its tail calls can reach from the start, and their maps
+	spec     *ebpf.CollectionSpec     // the program, those its tail calls can reach from the start, and their maps
+	unused   map[string]*ebpf.MapSpec // maps of the ELF object that those do not need
+	set      map[string]bool          // data sections in which Configure has set variables
 }
 
 // ParseObject reads an ELF object and picks the XDP program function; none named, the only one that there is.
@@ -39,7 +42,17 @@ func ParseObject(data []byte, function string) (o *Object, err error) {
 	}
 	main := all.Programs[function]
 	main.Type, main.AttachType = ebpf.XDP, ebpf.AttachXDP
-	return &Object{function, reachable(all, function)}, nil
+	o = &Object{function: function, spec: reachable(all, function), unused: maps.Clone(all.Maps), set: map[string]bool{}}
+	maps.DeleteFunc(o.unused, func(name string, _ *ebpf.MapSpec) bool { return o.spec.Maps[name] != nil })
+	return o, nil
+}
+
+// copy is an object whose maps can be replaced by others; what they and the programs point to belongs to o as well.
+func (o *Object) copy() *Object {
+	c, spec := *o, *o.spec
+	spec.Maps = maps.Clone(o.spec.Maps)
+	c.spec, c.set = &spec, maps.Clone(o.set)
+	return &c
 }
 
 // Function is the C function, in full.

@@ -7,11 +7,12 @@
 //
 //	programs/<id>/prog                        the program as EXT (freplace)
 //	programs/<id>/maps/<name>                 its maps, each dot of a name written as @
+//	programs/<id>/shapes/<name>               symbolic links: what else must be known of a map before another program uses it
 //	chains/<netns>-<ifindex>/link             the XDP link of the interface
 //	chains/<netns>-<ifindex>/rev-<n>/dispatcher, counters, slot-<nn>
 //
-// Pins own: the package holds no BPF descriptors between calls. It imports chain and cilium/ebpf, and nothing
-// else imports cilium/ebpf.
+// Pins own: between calls the package holds no BPF descriptors but those of a Staged and a Shadow. It imports
+// chain and cilium/ebpf, and nothing else imports cilium/ebpf.
 package dispatcher
 
 import (
@@ -57,16 +58,17 @@ type linker interface {
 	keep(prog *ebpf.Program, dir string) error
 	// frags tells whether a dispatcher of these members can take packets of more than one buffer.
 	frags(members []member) bool
-	// link loads a dispatcher that runs the members of b and counts in counters, and pins in folder dir what
-	// holds them in their slots. The caller closes the dispatcher, and removes dir on an error.
-	link(dir string, b blueprint, counters *ebpf.Map) (*ebpf.Program, error)
+	// link loads a dispatcher that runs the members of b. The caller closes it.
+	link(b blueprint) (*loaded, error)
 }
 
 // blueprint is what a dispatcher is made from.
 type blueprint struct {
-	members []member
-	final   chain.Verdict
-	frags   bool // it shall take packets of more than one buffer
+	members  []member
+	final    chain.Verdict
+	frags    bool      // it shall take packets of more than one buffer
+	counters *ebpf.Map // where it counts
+	trace    *ebpf.Map // where it notes what members return, of newTrace; nil: nowhere
 }
 
 // member is a program on its way into a slot.
@@ -75,6 +77,7 @@ type member struct {
 	dir       string // the program's folder
 	object    *Object
 	proceedOn chain.ProceedOn
+	maps      map[string]*ebpf.Map // what it shall work on instead of its pinned maps; nil: those
 }
 
 // Device is an interface as BPF sees it.
@@ -85,7 +88,7 @@ type Device struct {
 
 // Open takes the folder root in BPF FS, after making it if need be, and probes the kernel for what choice (a
 // linker or Auto) needs. The folder is refused if it is not in a BPF FS, not a folder of ours (owned by this
-// user, mode 0700, nothing foreign in it), or taken by another daemon.
+// user, mode 0700 or 0711, nothing foreign in it), or taken by another daemon.
 func Open(root, choice string) (*Plane, error) {
 	// Before Linux 5.11 maps count against a limit that is far too small for them.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -170,8 +173,9 @@ func checkOurs(root string) error {
 	if err != nil {
 		return fmt.Errorf("look at the folder for pins: %w", err)
 	}
-	if !info.IsDir() || info.Mode().Perm() != 0o700 {
-		return fmt.Errorf("%s exists and is not xdpd's: it has mode %v, not a folder of 0700 (remove it, or set another bpffs in the configuration)", root, info.Mode())
+	// Load makes it 0711 for groups that may open maps.
+	if mode := info.Mode().Perm(); !info.IsDir() || mode != 0o700 && mode != 0o711 {
+		return fmt.Errorf("%s exists and is not xdpd's: it has mode %v, not a folder of 0700 or 0711 (remove it, or set another bpffs in the configuration)", root, info.Mode())
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(root, &st); err != nil {

@@ -67,7 +67,7 @@ func probeFreplace() error {
 		return fmt.Errorf("load an Extension program: %w", err)
 	}
 	defer ext.Close()
-	target, err := newDispatcher([]chain.ProceedOn{0, 0}, chain.Pass, nil)
+	target, err := newDispatcher(blueprint{members: make([]member, 2), final: chain.Pass})
 	if err != nil {
 		return fmt.Errorf("load dispatcher: %w", err)
 	}
@@ -85,11 +85,11 @@ func probeInline() error {
 		return err
 	}
 	defer counters.Close()
-	prog, err := inlineLinker{}.link("", blueprint{final: chain.Pass}, counters)
+	l, err := inlineLinker{}.link(blueprint{final: chain.Pass, counters: counters})
 	if err != nil {
 		return err
 	}
-	return prog.Close()
+	return l.Close()
 }
 
 // newTransparent loads an XDP program that passes every packet, as if there were none. The caller closes it.

@@ -23,50 +23,87 @@ import (
 type Map struct {
 	Name, Pin, Type                          string
 	KernelID, KeySize, ValueSize, MaxEntries uint32
+	Flags                                    uint32 // those of BPF_MAP_CREATE that last
+	GID                                      uint32 // the group of the pin
 }
 
-// Load creates the maps of program id and pins them, and loads the program as its linker needs it; the kernel
-// verifies it in any case. On an error nothing is left. The error is a chain.Error with the verifier's log.
-func (p *Plane) Load(id uint64, name string, o *Object) (err error) {
+// Load makes the maps of a program, or takes those of others as l says, pins them, and loads the program as its linker
+// needs it; the kernel verifies it in any case. It says where each map comes from, sorted by name. On an error nothing
+// is left, and other programs' maps are as they were. The error is a chain.Error, where the kernel refuses the program
+// with the verifier's log.
+//
+// A map keeps its contents when it is carried or shared, whatever the object puts into it at first. Neither happens
+// to sections of constants and arrays of programs, which belong to the code; nor is a map carried that is frozen, or
+// a section in which Configure has set a variable.
+func (p *Plane) Load(l Load) (origins []MapOrigin, err error) {
 	// It gets its name when it is whole: what a process that died left half done has another one.
-	dir := p.programDir(id) + unfinished
+	dir := p.programDir(l.ID) + unfinished
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("make folder for program %q: %w", name, err)
+		return nil, fmt.Errorf("make folder for program %q: %w", l.Name, err)
 	}
 	done := false
 	defer func() {
 		if !done { // an error, or a panic on its way to the server
-			err = errors.Join(err, removeTree(dir))
+			origins, err = nil, errors.Join(err, removeTree(dir))
 		}
 	}()
+	if origins, err = p.fill(dir, l); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Err(failpoint.LoadPinned); err != nil {
+		return nil, err
+	}
+	if l.GID != 0 {
+		for _, way := range []string{p.root, filepath.Join(p.root, "programs")} {
+			if err := os.Chmod(way, 0o711); err != nil {
+				return nil, fmt.Errorf("let group %d pass to the maps of program %q: %w", l.GID, l.Name, err)
+			}
+		}
+	}
+	if err := os.Rename(dir, p.programDir(l.ID)); err != nil {
+		return nil, fmt.Errorf("name the folder of program %q: %w", l.Name, err)
+	}
+	done = true
+	return origins, nil
+}
+
+// fill loads a program and pins in folder dir what it needs.
+func (p *Plane) fill(dir string, l Load) ([]MapOrigin, error) {
+	in, err := p.inherit(l)
+	if err != nil {
+		return nil, err
+	}
+	defer closeMaps(in.maps)
 	maps := filepath.Join(dir, "maps")
 	if err := mkdir(maps); err != nil {
-		return err
+		return nil, err
 	}
-	coll, err := p.linker.load(o, nil)
+	coll, err := p.linker.load(l.Object.using(in.maps), in.maps)
 	if err != nil {
-		return loadError(name, o, err)
+		return nil, loadError(l.Name, l.Object, err)
 	}
 	defer coll.Close()
 	if err := failpoint.Err(failpoint.LoadMaps); err != nil {
-		return err
+		return nil, err
 	}
-	for _, m := range o.mapNames() {
+	names := l.Object.mapNames()
+	origins := make([]MapOrigin, len(names))
+	for i, m := range names {
 		if err := coll.Maps[m].Pin(filepath.Join(maps, escape(m))); err != nil {
-			return fmt.Errorf("pin map %q of program %q: %w", m, name, err)
+			return nil, fmt.Errorf("pin map %q of program %q: %w", m, l.Name, err)
 		}
+		origins[i] = in.origins[m]
 	}
-	if err := p.linker.keep(coll.Programs[o.function], dir); err != nil {
-		return fmt.Errorf("pin program %q: %w", name, err)
+	if err := recordDetails(dir, l.Object); err != nil {
+		return nil, err
 	}
-	if err := failpoint.Err(failpoint.LoadPinned); err != nil {
-		return err
+	if err := p.linker.keep(coll.Programs[l.Object.function], dir); err != nil {
+		return nil, fmt.Errorf("pin program %q: %w", l.Name, err)
 	}
-	if err := os.Rename(dir, p.programDir(id)); err != nil {
-		return fmt.Errorf("name the folder of program %q: %w", name, err)
+	if l.GID != 0 {
+		return origins, openTo(l.GID, dir, names)
 	}
-	done = true
-	return nil
+	return origins, nil
 }
 
 // Unload removes the pins of a program; it stays in the kernel only as long as revisions hold it. An absent
@@ -158,10 +195,15 @@ func describeMap(pin string) (Map, error) {
 	if err != nil {
 		return Map{}, fmt.Errorf("look at map %s: %w", pin, err)
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(pin, &st); err != nil {
+		return Map{}, fmt.Errorf("look at the pin of map %s: %w", pin, err)
+	}
 	id, _ := info.ID()
 	return Map{
 		Name: unescape(filepath.Base(pin)), Pin: pin, Type: m.Type().String(), KernelID: uint32(id),
 		KeySize: m.KeySize(), ValueSize: m.ValueSize(), MaxEntries: m.MaxEntries(),
+		Flags: m.Flags(), GID: st.Gid,
 	}, nil
 }
 
@@ -198,7 +240,8 @@ func programID(prog *ebpf.Program) (uint32, error) {
 func loadError(name string, o *Object, err error) error {
 	facts := chain.Facts{"program": name}
 	for _, m := range o.mapNames() {
-		if strings.HasPrefix(err.Error(), "map "+m+":") {
+		text := err.Error()
+		if strings.HasPrefix(text, "map "+m+":") || strings.HasPrefix(text, "finalizing map "+m+":") || strings.HasPrefix(text, "populating map "+m+":") {
 			return refused(chain.MapInvalid, with(facts, "map", m), fmt.Sprintf("create map %q of program %q", m, name), err)
 		}
 	}

@@ -25,6 +25,7 @@ type Plan struct {
 	Final    chain.Verdict
 	Mode     chain.Mode // used where the device has no link of ours yet
 	Frags    bool       // a revision without slots shall fit interfaces that only take programs with frags
+	Dry      bool       // only to see whether it can be staged: a device without a link of ours gets none
 }
 
 // Slot is a loaded program and what proceeds after it.
@@ -43,6 +44,7 @@ type Staged struct {
 	revision  uint64
 	link      xdpLink
 	old, new  *ebpf.Program
+	dry       bool // it cannot be committed
 	fresh     bool // the link was made by this Stage
 	committed bool
 
@@ -51,7 +53,8 @@ type Staged struct {
 }
 
 // Stage loads a dispatcher, fills its slots and pins all of it. A device without a link of ours gets one, with
-// a transparent program, so that nothing is left that could fail at the commit. Traffic does not change.
+// a transparent program, so that nothing is left that could fail at the commit. Traffic does not change. With
+// a plan that is Dry the device is not touched at all, and what is returned is only to be discarded.
 //
 // It fails with a chain.Error; with ErrBusy where the device has a foreign program, ErrForeign where somebody
 // put a program into our link. On an error nothing is left.
@@ -60,19 +63,16 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 	if err := p.makeRevision(d, plan.Revision); err != nil {
 		return nil, err
 	}
-	s := &Staged{plane: p, device: d, revision: plan.Revision}
+	s := &Staged{plane: p, device: d, revision: plan.Revision, dry: plan.Dry}
 	done := false
 	defer func() {
 		if !done { // an error, or a panic on its way to the server
 			err = errors.Join(err, s.Discard())
 		}
 	}()
-	members := make([]member, len(plan.Slots))
-	for i, slot := range plan.Slots {
-		members[i] = member{slot.Name, p.programDir(slot.Program), slot.Object, slot.ProceedOn}
-	}
-	frags := p.linker.frags(members) || len(members) == 0 && plan.Frags
-	if s.new, err = p.build(dir, blueprint{members, plan.Final, frags}); err != nil {
+	b := blueprint{members: p.members(plan.Slots), final: plan.Final}
+	b.frags = p.linker.frags(b.members) || len(b.members) == 0 && plan.Frags
+	if s.new, err = p.build(dir, b); err != nil {
 		return nil, err
 	}
 	if err := failpoint.Err(failpoint.StagePinned); err != nil {
@@ -80,18 +80,30 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 	}
 	err = s.openLink()
 	if errors.Is(err, ErrGone) { // its pin is all that is left of it
-		err = removeTree(filepath.Join(p.chainDir(d), "link"))
+		err = nil
+		if !plan.Dry {
+			err = removeTree(filepath.Join(p.chainDir(d), "link"))
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if s.link == nil {
-		if err := s.createLink(plan.Mode, frags); err != nil {
+	if s.link == nil && !plan.Dry {
+		if err := s.createLink(plan.Mode, b.frags); err != nil {
 			return nil, err
 		}
 	}
 	done = true
 	return s, nil
+}
+
+// members are the programs of slots, on their way there.
+func (p *Plane) members(slots []Slot) []member {
+	members := make([]member, len(slots))
+	for i, s := range slots {
+		members[i] = member{name: s.Name, dir: p.programDir(s.Program), object: s.Object, proceedOn: s.ProceedOn}
+	}
+	return members
 }
 
 // makeRevision makes the folder of a revision. One that a process staged, and died before it was used, makes
@@ -137,6 +149,9 @@ func (p *Plane) Resume(d Device, revision uint64) (_ *Staged, err error) {
 
 // Commit makes packets go through the revision instead of the one before. It is one syscall.
 func (s *Staged) Commit() error {
+	if s.dry {
+		return fmt.Errorf("commit revision %d: it was staged only to see whether it can be", s.revision)
+	}
 	if err := failpoint.Err(failpoint.CommitBefore); err != nil {
 		return err
 	}
@@ -207,15 +222,44 @@ func (p *Plane) build(dir string, b blueprint) (_ *ebpf.Program, err error) {
 	if err := failpoint.Err(failpoint.StageDispatcher); err != nil {
 		return nil, err
 	}
-	prog, err := p.linker.link(dir, b, counters)
+	b.counters = counters
+	l, err := p.linker.link(b)
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(counters.Pin(filepath.Join(dir, "counters")), prog.Pin(filepath.Join(dir, "dispatcher")))
+	err = errors.Join(counters.Pin(filepath.Join(dir, "counters")), l.pin(dir))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pin dispatcher: %w", err), prog.Close())
+		return nil, errors.Join(fmt.Errorf("pin dispatcher: %w", err), l.Close())
 	}
-	return prog, nil
+	return l.prog, l.closeSlots()
+}
+
+// loaded is a dispatcher with its slots filled.
+type loaded struct {
+	prog  *ebpf.Program
+	slots []link.Link // what holds the members in their slots, if the linker needs such
+}
+
+// pin pins the dispatcher and its slots in folder dir.
+func (l *loaded) pin(dir string) error {
+	for i, held := range l.slots {
+		if err := held.Pin(filepath.Join(dir, fmt.Sprintf("slot-%02d", i))); err != nil {
+			return fmt.Errorf("slot %d: %w", i, err)
+		}
+	}
+	return l.prog.Pin(filepath.Join(dir, "dispatcher"))
+}
+
+// Close lets go of all of it.
+func (l *loaded) Close() error { return errors.Join(l.closeSlots(), l.prog.Close()) }
+
+func (l *loaded) closeSlots() error {
+	var errs []error
+	for _, held := range l.slots {
+		errs = append(errs, held.Close())
+	}
+	l.slots = nil
+	return errors.Join(errs...)
 }
 
 // openLink opens the device's pinned link, if it has one, and the program that it runs.

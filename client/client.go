@@ -58,7 +58,8 @@ func Dial(socket string) (*Client, error) {
 		grpc.WithAuthority("localhost"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(retry),
-		grpc.WithUnaryInterceptor(c.explain),
+		grpc.WithUnaryInterceptor(c.unary),
+		grpc.WithStreamInterceptor(c.stream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 	if err != nil {
 		return nil, err
@@ -82,12 +83,41 @@ func (c *Client) dial(ctx context.Context, _ string) (net.Conn, error) {
 	return conn, err
 }
 
-// explain puts the error of connect(2) back into a call's error: grpc keeps no more of it than its text.
-func (c *Client) explain(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+// unary makes a call's error say why there is no daemon.
+func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
 	var server peer.Peer
-	err := invoke(ctx, method, req, reply, cc, append(opts, grpc.Peer(&server))...)
+	return c.explain(invoke(ctx, method, req, reply, cc, append(opts, grpc.Peer(&server))...), &server)
+}
+
+// stream does the same for a call whose answers are a stream.
+func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+	open grpc.Streamer, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	server := new(peer.Peer)
+	s, err := open(ctx, desc, cc, method, append(opts, grpc.Peer(server))...)
+	if err != nil {
+		return nil, c.explain(err, server)
+	}
+	return &explainedStream{ClientStream: s, client: c, server: server}, nil
+}
+
+// explainedStream is a stream whose end says why there is no daemon.
+type explainedStream struct {
+	grpc.ClientStream
+	client *Client
+	server *peer.Peer // set when the stream has ended
+}
+
+// RecvMsg reads the next answer.
+func (s *explainedStream) RecvMsg(m any) error {
+	return s.client.explain(s.ClientStream.RecvMsg(m), s.server)
+}
+
+// explain puts the error of connect(2) back into that of a call which has ended: grpc keeps no more of it than
+// its text.
+func (c *Client) explain(err error, server *peer.Peer) error {
 	if status.Code(err) != codes.Unavailable || server.Addr != nil {
 		return err // a call that was sent may have done something, whatever became of the socket since
 	}

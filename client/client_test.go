@@ -50,7 +50,7 @@ func (d daemon) AddProgram(_ context.Context, r *xdpdv1.AddProgramRequest) (*xdp
 }
 
 // serve runs a daemon on the socket until stop is called.
-func serve(t *testing.T, socket string, d daemon) (stop func()) {
+func serve(t *testing.T, socket string, d xdpdv1.XdpdServiceServer) (stop func()) {
 	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {

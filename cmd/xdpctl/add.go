@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,19 +13,18 @@ import (
 	"github.com/xdpd/xdpd/client"
 )
 
-// maxObject is the size in bytes above which the daemon takes no object.
-const maxObject = 16 << 20
-
 const addHelp = `Load a program and place it on one or more interfaces: on all of them or, if one refuses, on none.
 
 OBJECT.o is an ELF file with BPF programs, - reads it from standard input. A program that exists already,
 with the same object and function, is placed on the further interfaces and shares its maps there.
 
-` + proceedOnHelp
+` + proceedOnHelp + "\n\n" + settingsHelp + "\n\n" + changeHelp
 
 // addFlags is the flags of add.
 type addFlags struct {
 	placement
+	settingsFlags
+	changeFlags
 	name, function string
 	interfaces     []string
 	mode, lifetime choice
@@ -38,30 +36,28 @@ func (a *app) add() *cobra.Command {
 		lifetime: choice{words: []string{"daemon", "persistent"}},
 	}
 	cmd := &cobra.Command{
-		Use: "add OBJECT.o [--name N] [--function F] --interface IF[,IF…] [--priority P]\n" +
-			"             [--first|--last|--before M|--after M] [--proceed-on pass,tx,…]\n" +
-			"             [--mode auto|native|generic] [--lifetime daemon|persistent]",
+		Use: "add OBJECT.o|--object-sha256 S [--name N] [--function F] --interface IF[,IF…]\n" +
+			"             [--priority P] [--first|--last|--before M|--after M] [--proceed-on pass,tx,…]\n" +
+			"             [--mode auto|native|generic] [--lifetime daemon|persistent] [--set NAME=VALUE…]\n" +
+			"             [--max-entries MAP=N…] [--share-maps-from P] [--map-group G]",
 		Short: "Load a program and place it on interfaces",
 		Long:  addHelp,
 		Example: "  xdpctl add blocklist.o --interface eth0,eth1 --first\n" +
 			"  xdpctl add tools.o --function sample --interface eth0 --after blocklist --proceed-on pass,tx",
-		Args: one("OBJECT.o"),
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return []string{"o"}, cobra.ShellCompDirectiveFilterFileExt
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return a.runAdd(cmd, args[0], o) },
+		Args:              atMost(1),
+		ValidArgsFunction: files(0, "o"),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.runAdd(cmd, args, o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.name, "name", "", "the program's name `N`; the function's name where not given")
 	f.StringVar(&o.function, "function", "", "the C function `F`; needed where the object has several XDP programs")
 	f.StringSliceVar(&o.interfaces, "interface", nil, "where to place it: `IF[,IF...]`")
-	o.register(cmd, a.members)
+	o.placement.register(cmd, a.members)
 	f.Var(&o.mode, "mode", "where in the receive path the chain runs; auto, native where the driver can, for a new chain")
 	f.Var(&o.lifetime, "lifetime", "what ends the program; daemon: until the daemon is stopped, "+
 		"persistent: back at its next start")
+	o.settingsFlags.register(cmd, a)
+	o.changeFlags.register(cmd, a)
 	complete(cmd, "interface", listed(hostInterfaces))
 	complete(cmd, "mode", fixed(o.mode.words...))
 	complete(cmd, "lifetime", fixed(o.lifetime.words...))
@@ -71,24 +67,23 @@ func (a *app) add() *cobra.Command {
 	return cmd
 }
 
-func (a *app) runAdd(cmd *cobra.Command, object string, o *addFlags) error {
+func (a *app) runAdd(cmd *cobra.Command, args []string, o *addFlags) error {
 	req, err := o.request(cmd)
 	if err != nil {
 		return err
 	}
-	if req.Object, err = a.readObject(object); err != nil {
-		return &failure{err}
+	if len(args) == 0 && req.GetObjectSha256() == "" {
+		return fmt.Errorf("OBJECT.o is missing")
 	}
-	return a.with(func(c *client.Client) error {
-		resp, err := c.AddProgram(cmd.Context(), req)
-		if err != nil {
-			return err
+	if req.Object, err = a.objectOf(cmd, args, req.GetObjectSha256()); err != nil {
+		return err
+	}
+	return change(a, cmd, &o.changeFlags, func(c *client.Client) (*xdpdv1.AddProgramResponse, error) {
+		return c.AddProgram(cmd.Context(), req)
+	}, func(w io.Writer, resp *xdpdv1.AddProgramResponse) {
+		for _, ch := range resp.GetChains() {
+			fmt.Fprintln(w, placed(ch, resp.GetProgram().GetName()))
 		}
-		return a.print(resp, func(w io.Writer) {
-			for _, ch := range resp.GetChains() {
-				fmt.Fprintln(w, placed(ch, resp.GetProgram().GetName()))
-			}
-		})
 	})
 }
 
@@ -107,6 +102,18 @@ func (o *addFlags) request(cmd *cobra.Command) (*xdpdv1.AddProgramRequest, error
 	if err != nil {
 		return nil, err
 	}
+	sum, err := o.sum(cmd)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := o.settings(cmd)
+	if err != nil {
+		return nil, err
+	}
+	options, err := o.options(cmd)
+	if err != nil {
+		return nil, err
+	}
 	return &xdpdv1.AddProgramRequest{
 		Name:       o.name,
 		Function:   o.function,
@@ -116,27 +123,9 @@ func (o *addFlags) request(cmd *cobra.Command) (*xdpdv1.AddProgramRequest, error
 		ProceedOn:  proceedOn,
 		Mode:       xdpdv1.Mode(xdpdv1.Mode_value["MODE_"+strings.ToUpper(o.mode.value)]),
 		Lifetime:   xdpdv1.Lifetime(xdpdv1.Lifetime_value["LIFETIME_"+strings.ToUpper(o.lifetime.value)]),
-	}, nil
-}
 
-// readObject reads the object at path, or from standard input for "-".
-func (a *app) readObject(path string) ([]byte, error) {
-	in := a.in
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	object, err := io.ReadAll(io.LimitReader(in, maxObject+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the object: %w", err)
-	}
-	if len(object) > maxObject {
-		return nil, fmt.Errorf("the object %s is larger than %d bytes (16 MiB), the most that the daemon takes; it was not sent",
-			path, maxObject)
-	}
-	return object, nil
+		ObjectSha256: sum,
+		Settings:     settings,
+		Options:      options,
+	}, nil
 }

@@ -98,6 +98,16 @@ func programs() *xdpdv1.ListProgramsResponse {
 	}}
 }
 
+// withSettings is all programs, one of them with settings.
+func withSettings() *xdpdv1.ListProgramsResponse {
+	all := programs()
+	all.Programs[2].Settings = &xdpdv1.ProgramSettings{
+		Globals:    map[string]string{"limit": "1000", "name": `"on"`, "ports": "[80,443]"},
+		MaxEntries: map[string]uint32{"buckets": 4096}, ShareMapsFrom: "blocklist", MapGroup: "monitor",
+	}
+	return all
+}
+
 func started() *timestamppb.Timestamp {
 	return timestamppb.New(time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC))
 }

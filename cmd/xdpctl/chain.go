@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,32 +19,54 @@ const chainHelp = `Show the chain of one interface, or those of all, with what e
 
 SEEN is the packets that reached the member, PASSED ON those that went on to the next one, ENDED HERE
 those for which its verdict was the last. The row "end" is the packets that passed all members and
-got the final verdict.`
+got the final verdict.
+
+With -o yaml it is a file that xdpctl apply takes: the chains, and their programs with the sha256 of their
+objects, which the daemon has. Applying it changes nothing, until something else has.`
 
 func (a *app) chain() *cobra.Command {
 	return &cobra.Command{
-		Use:               "chain [IF]",
-		Short:             "Show chains with their counters",
+		Use:               "chain [IF…]",
+		Short:             "Show chains with their counters, or as a file for apply",
 		Long:              chainHelp,
-		Args:              atMost(1),
-		ValidArgsFunction: argument(a.chainInterfaces),
+		Args:              atMost(math.MaxInt),
+		ValidArgsFunction: repeated(a.chainInterfaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
-				if len(args) == 1 {
+				switch {
+				case a.output.value == "yaml":
+					return a.dumpChains(cmd.Context(), c, func() ([]*xdpdv1.Chain, error) { return chainsOf(cmd.Context(), c, args) })
+				case len(args) == 1:
 					resp, err := c.GetChain(cmd.Context(), &xdpdv1.GetChainRequest{Interface: args[0]})
 					if err != nil {
 						return err
 					}
 					return a.print(resp, func(w io.Writer) { chainTable(w, resp.GetChain()) })
 				}
-				resp, err := c.ListChains(cmd.Context(), &xdpdv1.ListChainsRequest{})
+				chains, err := chainsOf(cmd.Context(), c, args)
 				if err != nil {
 					return err
 				}
-				return a.print(resp, func(w io.Writer) { chainTables(w, resp.GetChains()) })
+				return a.print(&xdpdv1.ListChainsResponse{Chains: chains}, func(w io.Writer) { chainTables(w, chains) })
 			})
 		},
 	}
+}
+
+// chainsOf returns the chains of interfaces; none named: of all.
+func chainsOf(ctx context.Context, c *client.Client, interfaces []string) (chains []*xdpdv1.Chain, err error) {
+	if len(interfaces) == 0 {
+		resp, err := c.ListChains(ctx, &xdpdv1.ListChainsRequest{})
+		return resp.GetChains(), err
+	}
+	for _, i := range interfaces {
+		resp, err := c.GetChain(ctx, &xdpdv1.GetChainRequest{Interface: i})
+		if err != nil {
+			return nil, err
+		}
+		chains = append(chains, resp.GetChain())
+	}
+	return chains, nil
 }
 
 func chainTables(w io.Writer, chains []*xdpdv1.Chain) {
@@ -69,23 +93,31 @@ func chainTable(w io.Writer, c *xdpdv1.Chain) {
 	if c.GetModeReason() != "" {
 		fmt.Fprintf(w, "  not native: %s\n", c.GetModeReason())
 	}
+	if c.GetPending() != nil {
+		fmt.Fprintf(w, "  %s\n", waiting(c.GetPending()))
+	}
 	t := table{right: []bool{0: true, 2: true, 4: true, 5: true}}
 	t.row("SLOT", "PROGRAM", "PRIORITY", "PROCEED-ON", "SEEN", "PASSED ON", "ENDED HERE")
 	for _, m := range c.GetMembers() {
-		slot, name := "-", m.GetProgram()
+		slot := "-"
 		if m.Slot != nil {
 			slot = fmt.Sprint(m.GetSlot())
 		}
-		if !m.GetEnabled() {
-			name += " (disabled)"
-		}
 		n := m.GetCounters()
-		t.row(slot, name, fmt.Sprint(m.GetPriority()), verdicts(m.GetProceedOn()),
+		t.row(slot, memberName(m), fmt.Sprint(m.GetPriority()), verdicts(m.GetProceedOn()),
 			fmt.Sprint(n.GetSeen()), fmt.Sprint(n.GetPassedOn()), ended(n))
 	}
 	end := fmt.Sprint(c.GetPacketsEnd())
 	t.row("end", "(final verdict)", "", "", end, "", final+" "+end)
 	t.write(w)
+}
+
+// memberName is a member's program, and whether it runs.
+func memberName(m *xdpdv1.Member) string {
+	if !m.GetEnabled() {
+		return m.GetProgram() + " (disabled)"
+	}
+	return m.GetProgram()
 }
 
 // live tells whether packets go through the chain: without its interface it has no dispatcher.

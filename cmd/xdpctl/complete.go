@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -35,12 +36,33 @@ func (c completer) values(cmd *cobra.Command, args []string, typed string) ([]co
 }
 
 // argument completes the only argument of a command.
-func argument(c completer) cobra.CompletionFunc {
+func argument(c completer) cobra.CompletionFunc { return each(c) }
+
+// each completes the first arguments of a command, each by its own completer.
+func each(completers ...completer) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 {
+		if len(args) >= len(completers) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return c.values(cmd, args, typed)
+		return completers[len(args)].values(cmd, args, typed)
+	}
+}
+
+// repeated completes any number of arguments, none twice.
+func repeated(c completer) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		values, directive := c.values(cmd, args, typed)
+		return slices.DeleteFunc(values, func(v cobra.Completion) bool { return slices.Contains(args, v) }), directive
+	}
+}
+
+// files completes argument n, from 0, with files that end in ext, and those before it by completers.
+func files(n int, ext string, completers ...completer) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == n {
+			return []cobra.Completion{ext}, cobra.ShellCompDirectiveFilterFileExt
+		}
+		return each(completers...)(cmd, args, typed)
 	}
 }
 
@@ -119,12 +141,73 @@ func (a *app) programInterfaces(cmd *cobra.Command, args []string, _ string) []c
 
 // chainInterfaces completes the interfaces that have a chain.
 func (a *app) chainInterfaces(cmd *cobra.Command, _ []string, _ string) []cobra.Completion {
-	return a.ask(cmd, func(ctx context.Context, c *client.Client) (names []cobra.Completion, err error) {
+	return a.eachChain(cmd, func(c *xdpdv1.Chain) cobra.Completion { return c.GetInterface() })
+}
+
+// revisions completes the interfaces that have a chain, each with its revision.
+func (a *app) revisions(cmd *cobra.Command, _ []string, _ string) []cobra.Completion {
+	return a.eachChain(cmd, func(c *xdpdv1.Chain) cobra.Completion {
+		return fmt.Sprintf("%s=%d", c.GetInterface(), c.GetRevision())
+	})
+}
+
+// eachChain returns what f makes of each chain.
+func (a *app) eachChain(cmd *cobra.Command, f func(*xdpdv1.Chain) cobra.Completion) []cobra.Completion {
+	return a.ask(cmd, func(ctx context.Context, c *client.Client) (values []cobra.Completion, err error) {
 		resp, err := c.ListChains(ctx, &xdpdv1.ListChainsRequest{})
 		for _, ch := range resp.GetChains() {
-			names = append(names, ch.GetInterface())
+			values = append(values, f(ch))
+		}
+		return values, err
+	})
+}
+
+// membersOf completes the programs in the chain of the interface that is the first argument.
+func (a *app) membersOf(cmd *cobra.Command, args []string, _ string) []cobra.Completion {
+	return a.ask(cmd, func(ctx context.Context, c *client.Client) (names []cobra.Completion, err error) {
+		resp, err := c.GetChain(ctx, &xdpdv1.GetChainRequest{Interface: args[0]})
+		for _, m := range resp.GetChain().GetMembers() {
+			names = append(names, m.GetProgram())
 		}
 		return names, err
+	})
+}
+
+// earlier completes the revisions in the history of the interface that is the first argument.
+func (a *app) earlier(cmd *cobra.Command, args []string, _ string) []cobra.Completion {
+	if len(args) == 0 {
+		return nil
+	}
+	return a.ask(cmd, func(ctx context.Context, c *client.Client) (values []cobra.Completion, err error) {
+		resp, err := c.ListHistory(ctx, &xdpdv1.ListHistoryRequest{Interface: args[0]})
+		for _, e := range resp.GetEntries() {
+			values = append(values, fmt.Sprint(e.GetRevision()))
+		}
+		return values, err
+	})
+}
+
+// waitingIDs completes the numbers of the changes that wait to be confirmed.
+func (a *app) waitingIDs(cmd *cobra.Command, _ []string, _ string) []cobra.Completion {
+	return a.ask(cmd, func(ctx context.Context, c *client.Client) (values []cobra.Completion, err error) {
+		all, err := pendings(ctx, c)
+		for _, p := range all {
+			values = append(values, fmt.Sprint(p.GetId()))
+		}
+		return values, err
+	})
+}
+
+// objects completes the sha256 of the objects that programs have.
+func (a *app) objects(cmd *cobra.Command, _ []string, _ string) []cobra.Completion {
+	return a.ask(cmd, func(ctx context.Context, c *client.Client) (sums []cobra.Completion, err error) {
+		resp, err := c.ListPrograms(ctx, &xdpdv1.ListProgramsRequest{})
+		for _, p := range resp.GetPrograms() {
+			if !slices.Contains(sums, p.GetObjectSha256()) {
+				sums = append(sums, p.GetObjectSha256())
+			}
+		}
+		return sums, err
 	})
 }
 

@@ -27,8 +27,10 @@ func completions(t *testing.T, socket string, words ...string) (values []string,
 func TestCompletion(t *testing.T) {
 	f := startFake(t, map[string]any{
 		"ListPrograms": programs(),
-		"ListChains":   &xdpdv1.ListChainsResponse{Chains: []*xdpdv1.Chain{eth0(), wlan0()}},
+		"ListChains":   &xdpdv1.ListChainsResponse{Chains: []*xdpdv1.Chain{pending(eth0(), 7), pending(wlan0(), 12)}},
 		"GetProgram":   &xdpdv1.GetProgramResponse{Program: blocklist()},
+		"GetChain":     &xdpdv1.GetChainResponse{Chain: eth0()},
+		"ListHistory":  historyAnswer(),
 	})
 	const noFiles, onlyExt = ":4", ":8"
 	cases := []struct {
@@ -53,10 +55,37 @@ func TestCompletion(t *testing.T) {
 		{"add x.o --lifetime |", "daemon persistent", noFiles},
 		{"add x.o --name |", "", noFiles},
 		{"chain |", "eth0 wlan0", noFiles},
-		{"chain eth0 |", "", noFiles},
+		{"chain eth0 |", "wlan0", noFiles},
+		{"replace |", "blocklist dns-cache ratelimit sample", noFiles},
+		{"replace sample |", "o", onlyExt},
+		{"replace sample x.o |", "", noFiles},
+		{"replace sample --share-maps-from b|", "blocklist", noFiles},
+		{"replace sample --object-sha256 77|", "7711c0ffee00" + strings.Repeat("00", 26), noFiles},
+		{"replace sample --set |", "", noFiles},
+		{"rm blocklist --expect |", "eth0=4 wlan0=1", noFiles},
+		{"rm blocklist --expect eth0=4,w|", "eth0=4,wlan0=1", noFiles},
+		{"rm blocklist --confirm-within |", "30s 60s 5m", noFiles},
+		{"order |", "eth0 wlan0", noFiles},
+		{"order eth0 |", "blocklist ratelimit dns-cache sample", noFiles},
+		{"order eth0 sample,b|", "sample,blocklist", noFiles},
+		{"apply |", "", noFiles},
+		{"apply -f |", "yaml yml json", onlyExt},
+		{"history w|", "wlan0", noFiles},
+		{"rollback |", "eth0 wlan0", noFiles},
+		{"rollback eth0 --to |", "4 3 2 1", noFiles},
+		{"confirm |", "7 12", noFiles},
+		{"cancel 1|", "12", noFiles},
+		{"cancel 7 |", "", noFiles},
+		{"maps s|", "sample", noFiles},
+		{"watch |", "", noFiles},
+		{"watch --resume |", "", noFiles},
+		{"trace |", "eth0 wlan0", noFiles},
+		{"trace eth0 -r |", "pcap pcapng cap", onlyExt},
+		{"trace eth0 --packet |", "", noFiles},
 		{"chain -o |", "table json yaml", noFiles},
 		{"ls |", "", noFiles},
-		{"|", "add chain completion help ls rm set status version", noFiles},
+		{"|", "add apply cancel chain completion confirm help history ls maps order replace " +
+			"rm rollback set status trace version watch", noFiles},
 	}
 	for _, c := range cases {
 		t.Run(c.line, func(t *testing.T) {
@@ -70,7 +99,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestCompletionWithoutDaemon(t *testing.T) {
-	for _, words := range [][]string{{"rm", ""}, {"chain", ""}, {"set", "p", "--before", ""}, {"rm", "p", "--interface", ""}} {
+	for _, words := range [][]string{{"rm", ""}, {"chain", ""}, {"set", "p", "--before", ""}, {"rm", "p", "--interface", ""}, {"confirm", ""}, {"order", "eth0", ""}} {
 		if got, directive := completions(t, "/nonexistent", words...); len(got) != 0 || directive != ":4" {
 			t.Errorf("%q: got %q %s, want nothing", words, got, directive)
 		}

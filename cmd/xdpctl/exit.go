@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,11 +47,20 @@ func (a *app) exit(cmd *cobra.Command, err error) int {
 		fmt.Fprintf(a.err, "xdpctl: %s\n", noDaemon(gone))
 		return exitNoDaemon
 	}
+	if errors.Is(err, context.Canceled) { // before a call was made
+		fmt.Fprintln(a.err, "xdpctl: interrupted; nothing was done")
+		return exitRefused
+	}
 	if s, ok := status.FromError(err); ok {
 		if s.Code() == codes.Unavailable && client.Reason(err) == xdpdv1.ErrorReason_ERROR_REASON_UNSPECIFIED {
 			fmt.Fprintf(a.err, "xdpctl: the daemon at %s does not answer: %s\n", a.socket, printable(s.Message()))
 			fmt.Fprintln(a.err, "  Whether a change was made is not known: see xdpctl chain.")
 			return exitNoDaemon
+		}
+		if s.Code() == codes.Canceled {
+			fmt.Fprintln(a.err, "xdpctl: interrupted")
+			fmt.Fprintln(a.err, "  Whether a change was made is not known: see xdpctl chain.")
+			return exitRefused
 		}
 		refused(a.err, s, err)
 		return exitRefused

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -28,7 +29,6 @@ func TestUsage(t *testing.T) {
 		{"ls extra", `"extra" is one argument too many`},
 		{"ls --nonsense", "unknown flag: --nonsense"},
 		{"ls -o xml", "it is one of table, json, yaml"},
-		{"chain eth0 eth1", `"eth1" is one argument too many`},
 		{"status --socket=", "--socket is empty"},
 		{"completion bash extra", "extra"},
 		{"add --interface eth0", "OBJECT.o is missing"},
@@ -59,6 +59,59 @@ func TestUsage(t *testing.T) {
 		{"set p --priority 1 --after m", "--priority and --after exclude each other"},
 		{"set p --enable --disable", "--enable and --disable exclude each other"},
 		{"set p --proceed-on=", "--proceed-on has an empty value"},
+		{"rm p --expect eth0", `--expect takes IF=REVISION, such as eth0=4; it cannot be "eth0"`},
+		{"rm p --expect =4", "--expect takes IF=REVISION"},
+		{"rm p --expect eth0=-1", "--expect takes IF=REVISION"},
+		{"rm p --expect eth0=1,eth0=2", "--expect has two revisions for eth0, 1 and 2"},
+		{"rm p --expect=", "--expect has an empty value"},
+		{"rm p --comment=", "--comment has an empty value"},
+		{"rm p --confirm-within 60", "missing unit"},
+		{"rm p --confirm-within 999ms", "--confirm-within is 999ms; it takes 1s to 24h"},
+		{"rm p --confirm-within 25h", "it takes 1s to 24h"},
+		{"rm p --confirm-within 0", "it takes 1s to 24h"},
+		{"rm p --no-wait", "--no-wait needs --confirm-within"},
+		{"add --object-sha256 12 --interface eth0", "--object-sha256 is the 64 hex digits"},
+		{"add --object-sha256= --interface eth0", "--object-sha256 has an empty value"},
+		{"add blocklist.o --interface eth0 --set a", `--set takes NAME=VALUE, such as limit=10; it cannot be "a"`},
+		{"add blocklist.o --interface eth0 --set =1", "--set takes NAME=VALUE"},
+		{"add blocklist.o --interface eth0 --set a=1 --set a=2", "--set gives a twice"},
+		{"add blocklist.o --interface eth0 --set a=\xff", "--set a: the value is not UTF-8"},
+		{"add blocklist.o --interface eth0 --max-entries a", "--max-entries takes MAP=N"},
+		{"add blocklist.o --interface eth0 --max-entries a=4294967296", "--max-entries takes MAP=N"},
+		{"add blocklist.o --interface eth0 --max-entries a=1 --max-entries a=1", "--max-entries gives a twice"},
+		{"add blocklist.o --interface eth0 --share-maps-from=", "--share-maps-from has an empty value"},
+		{"add blocklist.o --interface eth0 --map-group=", "--map-group has an empty value"},
+		{"add blocklist.o more.o --interface eth0", `"more.o" is one argument too many`},
+		{"replace", "PROGRAM is missing"},
+		{"replace p", "nothing to replace"},
+		{"replace p --dry-run", "nothing to replace"},
+		{"replace p a.o b.o", `"b.o" is one argument too many`},
+		{"replace p blocklist.o --function=", "--function has an empty value"},
+		{"replace p blocklist.o --object-sha256 " + strings.Repeat("a", 64), "OBJECT.o and --object-sha256 exclude each other"},
+		{"order", "IF is missing"},
+		{"order eth0", "P1,P2,… is missing"},
+		{"order eth0 a,b c", `"c" is one argument too many`},
+		{"order eth0 a,,b", "has an empty element"},
+		{"order eth0 a,b,a", "a is in the list twice"},
+		{"apply", "-f FILE is missing"},
+		{"apply -f chains.yaml extra", `"extra" is one argument too many`},
+		{"history", "IF is missing"},
+		{"rollback", "IF is missing"},
+		{"rollback eth0 --to 0", "--to takes a revision"},
+		{"rollback eth0 --to -1", "invalid argument"},
+		{"confirm x", `ID is a number; it cannot be "x"`},
+		{"cancel 0", "ID is a number"},
+		{"cancel 1 2", `"2" is one argument too many`},
+		{"maps", "PROGRAM is missing"},
+		{"watch --resume=", "--resume has an empty value"},
+		{"watch eth0", `"eth0" is one argument too many`},
+		{"trace", "IF is missing"},
+		{"trace eth0", "there are no packets: give -r FILE or --packet"},
+		{"trace eth0 -r a --packet 00", "--read and --packet exclude each other"},
+		{"trace eth0 --read=", "--read has an empty value"},
+		{"trace eth0 --packet 0g", "--packet 1: encoding/hex: invalid byte"},
+		{"trace eth0 -r capture.pcap --count 0", "--count 1 or more"},
+		{"trace eth0 -r capture.pcap --skip -1", "--skip is 0 or more"},
 	}
 	f := startFake(t, nil)
 	for _, c := range cases {
@@ -78,7 +131,22 @@ func TestUsage(t *testing.T) {
 }
 
 func TestEmptyArgument(t *testing.T) {
-	for _, args := range [][]string{{"rm", ""}, {"set", "", "--first"}, {"add", "", "--interface", "eth0"}, {"chain", ""}} {
+	for _, args := range [][]string{
+		{"rm", ""},
+		{"set", "", "--first"},
+		{"add", "", "--interface", "eth0"},
+		{"chain", ""},
+		{"replace", "p", ""},
+		{"replace", "", "x.o"},
+		{"order", "", "a"},
+		{"order", "eth0", ""},
+		{"history", ""},
+		{"rollback", ""},
+		{"confirm", ""},
+		{"cancel", ""},
+		{"maps", ""},
+		{"trace", ""},
+	} {
 		var errs bytes.Buffer
 		none := func(string) string { return "" }
 		if got := run(t.Context(), args, none, stdio{strings.NewReader(""), &errs, &errs}); got != exitUsage {
@@ -165,6 +233,31 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("exit status %d, %q; want %d, %q", r.status, r.err, c.status, c.says)
 			}
 		})
+	}
+}
+
+// Ctrl-C is neither a wrong command line nor a refusal, and says what is known of the change.
+func TestInterrupted(t *testing.T) {
+	objects(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	const nothing, unknown = "xdpctl: interrupted; nothing was done\n", "Whether a change was made is not known"
+	for line, says := range map[string]string{
+		"add - --interface eth0":                                nothing,
+		"add blocklist.o --interface eth0 --confirm-within 60s": nothing,
+		"add blocklist.o --interface eth0":                      unknown,
+		"apply -f -":                                            nothing,
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		f := startFake(t, nil)
+		if got := xdpctlUntil(ctx, f.socket, line, r); got.status != exitRefused || !strings.Contains(got.err, says) {
+			t.Errorf("%s: exit status %d, %q", line, got.status, got.err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -135,6 +136,41 @@ func atMost(n int) cobra.PositionalArgs {
 		}
 		if slices.Contains(args, "") {
 			return fmt.Errorf("an argument is empty")
+		}
+		return nil
+	}
+}
+
+// two accepts exactly two arguments, which the usage calls first and second.
+func two(first, second string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		for i, name := range []string{first, second} {
+			if len(args) <= i || args[i] == "" {
+				return fmt.Errorf("%s is missing", name)
+			}
+		}
+		return atMost(2)(nil, args)
+	}
+}
+
+// oneOrTwo accepts an argument, which the usage calls name, and perhaps another.
+func oneOrTwo(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 || args[0] == "" {
+			return fmt.Errorf("%s is missing", name)
+		}
+		return atMost(2)(nil, args)
+	}
+}
+
+// number accepts up to one argument, a number above 0, which the usage calls name.
+func number(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if err := atMost(1)(nil, args); err != nil || len(args) == 0 {
+			return err
+		}
+		if n, err := strconv.ParseUint(args[0], 10, 64); err != nil || n == 0 {
+			return fmt.Errorf("%s is a number; it cannot be %q", name, args[0])
 		}
 		return nil
 	}

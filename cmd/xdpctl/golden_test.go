@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 // session is how a terminal shows a command line and what it did.
 func session(line string, r result) string {
-	text := "$ xdpctl " + line + "\n" + r.out + r.err
+	text := "$ xdpctl " + line + "\n" + cmp.Or(r.both, r.out+r.err)
 	if r.status != exitDone {
 		text += fmt.Sprintf("$ echo $?\n%d\n", r.status)
 	}
@@ -50,11 +51,13 @@ func goldenCases(t *testing.T) []goldenCase {
 		"3: (71) r0 = *(u8 *)(r1 +12)\ninvalid access to packet, off=12 size=1, R1(id=0,off=12,r=0)\n"+
 			"R1 offset is outside of the packet\n",
 		"the verifier refuses program sample: permission denied", map[string]string{"program": "sample"})
-	return []goldenCase{
+	return append(changeCases(t), []goldenCase{
 		{"chain", "chain eth0", map[string]any{"GetChain": &xdpdv1.GetChainResponse{Chain: eth0()}}, 0},
 		{"chains", "chain", map[string]any{"ListChains": chains}, 0},
 		{"chain-json", "chain wlan0 -o json", map[string]any{"GetChain": &xdpdv1.GetChainResponse{Chain: wlan0()}}, 0},
-		{"chain-yaml", "chain eth0 -o yaml", map[string]any{"GetChain": &xdpdv1.GetChainResponse{Chain: eth0()}}, 0},
+		{"chain-yaml", "chain eth0 -o yaml", map[string]any{
+			"GetChain": &xdpdv1.GetChainResponse{Chain: eth0()}, "ListPrograms": withSettings(),
+		}, 0},
 		{"chains-none", "chain", map[string]any{"ListChains": &xdpdv1.ListChainsResponse{}}, 0},
 		{"ls", "ls", map[string]any{"ListPrograms": programs()}, 0},
 		{"ls-none", "ls", map[string]any{"ListPrograms": &xdpdv1.ListProgramsResponse{}}, 0},
@@ -84,7 +87,7 @@ func goldenCases(t *testing.T) []goldenCase {
 		{"help-ls", "ls --help", nil, 0},
 		{"help-status", "status --help", nil, 0},
 		{"help-version", "version --help", nil, 0},
-	}
+	}...)
 }
 
 func TestGolden(t *testing.T) {
@@ -101,7 +104,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// objects makes the current folder one that has objects and this package's testdata.
+// objects makes the current folder one that has objects, files of chains, captures and this package's testdata.
 func objects(t *testing.T) {
 	t.Helper()
 	here, err := os.Getwd()
@@ -113,11 +116,18 @@ func objects(t *testing.T) {
 	if err := os.Symlink(filepath.Join(here, "testdata"), "testdata"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"blocklist.o", "sample.o"} {
-		if err := os.WriteFile(name, []byte("ELF of "+name), 0o600); err != nil {
+	files := map[string]string{
+		"blocklist.o": "ELF of blocklist.o",
+		"sample.o":    "ELF of sample.o",
+		"chains.yaml": "programs: {ratelimit: {object: sample.o}}\nchains:\n  eth0: {members: [blocklist, ratelimit]}\n  wlan0: {members: []}\n",
+		"wrong.yaml":  "chains:\n  eth0:\n    members:\n      - program: blocklist\n        prio: 10\n",
+	}
+	for name, text := range files {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	captures(t, dir)
 }
 
 // A chain is made to be read in a terminal and pasted into a bug report.

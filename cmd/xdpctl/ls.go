@@ -40,8 +40,7 @@ func programTable(w io.Writer, programs []*xdpdv1.Program) {
 	t := table{right: []bool{1: true, 6: true}}
 	t.row("NAME", "ID", "FUNCTION", "OBJECT", "LIFETIME", "INTERFACES", "MAPS")
 	for _, p := range programs {
-		sum := p.GetObjectSha256()
-		t.row(p.GetName(), fmt.Sprint(p.GetId()), p.GetFunction(), sum[:min(12, len(sum))], word(p.GetLifetime()),
+		t.row(p.GetName(), fmt.Sprint(p.GetId()), p.GetFunction(), short(p.GetObjectSha256()), word(p.GetLifetime()),
 			strings.Join(p.GetInterfaces(), ","), fmt.Sprint(len(p.GetMaps())))
 	}
 	t.write(w)

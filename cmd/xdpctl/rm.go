@@ -14,10 +14,13 @@ import (
 
 const rmHelp = `Take a program from one of its interfaces, or from all of them.
 
-The program and its maps go with its last place.`
+The program and its maps go with its last place.
+
+` + changeHelp
 
 func (a *app) rm() *cobra.Command {
 	var iface string
+	o := &changeFlags{}
 	cmd := &cobra.Command{
 		Use:               "rm PROGRAM [--interface IF]",
 		Short:             "Remove a program from an interface, or from all",
@@ -33,16 +36,17 @@ func (a *app) rm() *cobra.Command {
 			if iface != "" {
 				req.Interfaces = []string{iface}
 			}
-			return a.with(func(c *client.Client) error {
-				resp, err := c.RemoveProgram(cmd.Context(), req)
-				if err != nil {
-					return err
-				}
-				return a.print(resp, func(w io.Writer) { removed(w, args[0], resp) })
-			})
+			var err error
+			if req.Options, err = o.options(cmd); err != nil {
+				return err
+			}
+			return change(a, cmd, o, func(c *client.Client) (*xdpdv1.RemoveProgramResponse, error) {
+				return c.RemoveProgram(cmd.Context(), req)
+			}, func(w io.Writer, resp *xdpdv1.RemoveProgramResponse) { removed(w, args[0], resp) })
 		},
 	}
 	cmd.Flags().StringVar(&iface, "interface", "", "from interface `IF` only")
+	o.register(cmd, a)
 	complete(cmd, "interface", a.programInterfaces)
 	return cmd
 }

@@ -72,7 +72,11 @@ func (a *app) root(socket string) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket, a `path`")
 	cmd.PersistentFlags().VarP(&a.output, "output", "o", "how to print")
 	complete(cmd, "output", fixed(a.output.words...))
-	for _, c := range []*cobra.Command{a.add(), a.rm(), a.set(), a.ls(), a.chain(), a.status(), a.version()} {
+	commands := []*cobra.Command{
+		a.add(), a.replace(), a.rm(), a.set(), a.order(), a.apply(), a.history(), a.rollback(), a.confirm(), a.cancel(),
+		a.ls(), a.maps(), a.chain(), a.watch(), a.trace(), a.status(), a.version(), a.changes(),
+	}
+	for _, c := range commands {
 		c.DisableFlagsInUseLine = true
 		c.Flags().SortFlags = false
 		cmd.AddCommand(c)

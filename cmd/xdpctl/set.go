@@ -17,11 +17,12 @@ const setHelp = `Change a program's place in a chain: its priority or position, 
 Without --interface the change is made on each interface that the program is on. A member that is
 disabled keeps its place and its maps and sees no packet.
 
-` + proceedOnHelp
+` + proceedOnHelp + "\n\n" + changeHelp
 
 // setFlags is the flags of set.
 type setFlags struct {
 	placement
+	changeFlags
 	iface           string
 	enable, disable bool
 }
@@ -42,25 +43,26 @@ func (a *app) set() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.with(func(c *client.Client) error {
-				resp, err := c.UpdateMembers(cmd.Context(),
-					&xdpdv1.UpdateMembersRequest{Updates: []*xdpdv1.MemberUpdate{update}})
-				if err != nil {
-					return err
+			options, err := o.options(cmd)
+			if err != nil {
+				return err
+			}
+			req := &xdpdv1.UpdateMembersRequest{Updates: []*xdpdv1.MemberUpdate{update}, Options: options}
+			return change(a, cmd, &o.changeFlags, func(c *client.Client) (*xdpdv1.UpdateMembersResponse, error) {
+				return c.UpdateMembers(cmd.Context(), req)
+			}, func(w io.Writer, resp *xdpdv1.UpdateMembersResponse) {
+				for _, ch := range resp.GetChains() {
+					fmt.Fprintln(w, placed(ch, args[0]))
 				}
-				return a.print(resp, func(w io.Writer) {
-					for _, ch := range resp.GetChains() {
-						fmt.Fprintln(w, placed(ch, args[0]))
-					}
-				})
 			})
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.iface, "interface", "", "on interface `IF` only")
-	o.register(cmd, a.members)
+	o.placement.register(cmd, a.members)
 	f.BoolVar(&o.enable, "enable", false, "let it run")
 	f.BoolVar(&o.disable, "disable", false, "let it not run; it keeps its place and its maps")
+	o.changeFlags.register(cmd, a)
 	complete(cmd, "interface", a.programInterfaces)
 	return cmd
 }

@@ -48,15 +48,30 @@ func (c *Controller) Program(ctx context.Context, name string) (Program, error) 
 	return Program{}, err
 }
 
-// Chains returns all chains, sorted by interface.
+// Chains returns all chains, sorted by interface, and with them interfaces that a change left without one and that
+// get it back unless the change is confirmed.
 func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 	chains, err := c.store.Chains()
 	if err != nil {
 		return nil, storeError(err)
 	}
-	out := make([]Chain, 0, len(chains))
+	var interfaces []string
 	for _, rec := range chains {
-		view, err := c.Chain(ctx, rec.Interface)
+		interfaces = append(interfaces, rec.Interface)
+	}
+	pending, err := c.store.Pending()
+	if err != nil {
+		return nil, storeError(err)
+	}
+	for _, p := range pending {
+		changed, _ := claims(p)
+		interfaces = append(interfaces, changed...)
+	}
+	slices.Sort(interfaces)
+	interfaces = slices.Compact(interfaces)
+	out := make([]Chain, 0, len(interfaces))
+	for _, iface := range interfaces {
+		view, err := c.Chain(ctx, iface)
 		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
 			continue // it went while the others were looked at
 		}
@@ -76,10 +91,13 @@ func (c *Controller) Chain(ctx context.Context, iface string) (Chain, error) {
 	}
 	defer unlock()
 	rec, err := c.chainOf(iface)
-	if err != nil {
-		return Chain{}, err
+	if err == nil {
+		return c.chainView(rec)
 	}
-	return c.chainView(rec)
+	if pending, none := c.pendingOf(iface); none == nil && pending != nil && errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
+		return Chain{Interface: iface, Pending: pending}, nil
+	}
+	return Chain{}, err
 }
 
 // Status tells about the working parts. Problems are looked for anew, but on interfaces that are just being

@@ -36,6 +36,7 @@ const (
 	UnloadBefore    = "unload.before"    // before a program without places goes
 	DetachBefore    = "detach.before"    // before a chain's XDP link is detached
 	DetachAfter     = "detach.after"     // after it, its pins are still there
+	ConfirmSaved    = "confirm.saved"    // a change is confirmed, what it replaced still has pins
 	StopSaved       = "stop.saved"       // the daemon stops; what is to come back is saved
 	StopDetached    = "stop.detached"    // all links are detached, pins are still there
 )
@@ -44,5 +45,5 @@ const (
 var All = [...]string{
 	LoadMaps, LoadPinned, StageDispatcher, StageSlots, StagePinned, StageLink, StageAttached, SaveBefore, SaveAfter,
 	CommitBefore, CommitAfter, FoldBefore, UnpinBefore, UnpinAfter, UnloadBefore, DetachBefore,
-	DetachAfter, StopSaved, StopDetached,
+	DetachAfter, ConfirmSaved, StopSaved, StopDetached,
 }

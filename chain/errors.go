@@ -34,6 +34,14 @@ const (
 	Stopping           Reason = "STOPPING"
 	StoreFailed        Reason = "STORE_FAILED"
 	Kernel             Reason = "KERNEL"
+	RevisionMismatch   Reason = "REVISION_MISMATCH"
+	ChangePending      Reason = "CHANGE_PENDING"
+	ChangeNotFound     Reason = "CHANGE_NOT_FOUND"
+	RevisionNotFound   Reason = "REVISION_NOT_FOUND"
+	ProgramShared      Reason = "PROGRAM_SHARED"
+	ObjectNotFound     Reason = "OBJECT_NOT_FOUND"
+	GlobalInvalid      Reason = "GLOBAL_INVALID"
+	TestUnsupported    Reason = "TEST_UNSUPPORTED"
 )
 
 // Facts are what a reason is about, such as "interface": "eth0".

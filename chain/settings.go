@@ -2,7 +2,11 @@
 
 package chain
 
-import "maps"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // Settings are what a client sets of a program before it is loaded. The zero value sets nothing.
 type Settings struct {
@@ -16,4 +20,49 @@ type Settings struct {
 func (s Settings) Equal(t Settings) bool {
 	return maps.Equal(s.Globals, t.Globals) && maps.Equal(s.MaxEntries, t.MaxEntries) &&
 		s.ShareMapsFrom == t.ShareMapsFrom && s.MapGroup == t.MapGroup
+}
+
+// Diff says for people in what t differs from s, a few words for each setting.
+func (s Settings) Diff(t Settings) []string {
+	var diff []string
+	for _, name := range keysOf(s.Globals, t.Globals) {
+		if was, is := valueOf(s.Globals, name), valueOf(t.Globals, name); was != is {
+			diff = append(diff, fmt.Sprintf("global %s %s -> %s", name, was, is))
+		}
+	}
+	for _, name := range keysOf(s.MaxEntries, t.MaxEntries) {
+		if was, is := valueOf(s.MaxEntries, name), valueOf(t.MaxEntries, name); was != is {
+			diff = append(diff, fmt.Sprintf("entries of %s %s -> %s", name, was, is))
+		}
+	}
+	for _, change := range []struct{ what, was, is string }{
+		{"maps of", s.ShareMapsFrom, t.ShareMapsFrom}, {"map group", s.MapGroup, t.MapGroup},
+	} {
+		if change.was != change.is {
+			diff = append(diff, fmt.Sprintf("%s %s -> %s", change.what, orNone(change.was), orNone(change.is)))
+		}
+	}
+	return diff
+}
+
+func keysOf[V any](a, b map[string]V) []string {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// valueOf is the value of a setting, cut to what fits into a line.
+func valueOf[V any](settings map[string]V, name string) string {
+	value, set := settings[name]
+	if !set {
+		return "(as built)"
+	}
+	return printable(fmt.Sprint(value))
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
 }

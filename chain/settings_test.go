@@ -2,7 +2,10 @@
 
 package chain
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestSettingsEqual(t *testing.T) {
 	full := func() Settings {
@@ -24,5 +27,23 @@ func TestSettingsEqual(t *testing.T) {
 		if change(&s); s.Equal(full()) || full().Equal(s) {
 			t.Errorf("%s: they count as equal", name)
 		}
+	}
+}
+
+func TestSettingsDiff(t *testing.T) {
+	old := Settings{
+		Globals: map[string]string{"gone": "1", "same": "2", "limit": "3"}, MaxEntries: map[string]uint32{"table": 8}, MapGroup: "ops",
+	}
+	now := Settings{
+		Globals: map[string]string{"same": "2", "limit": "4", "long": strings.Repeat("x", 100)}, MaxEntries: map[string]uint32{"table": 16},
+		ShareMapsFrom: "p",
+	}
+	want := "global gone 1 -> (as built); global limit 3 -> 4; global long (as built) -> " + strings.Repeat("x", 63) + "...; " +
+		"entries of table 8 -> 16; maps of (none) -> p; map group ops -> (none)"
+	if got := strings.Join(old.Diff(now), "; "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := now.Diff(now); len(got) != 0 {
+		t.Errorf("the same settings: %q", got)
 	}
 }

@@ -199,9 +199,9 @@ func (c *Controller) setProblem(subject, text string) {
 		c.problems[subject] = text
 	}
 	c.mu.Unlock()
-	switch {
-	case text == before:
-	case text == "":
+	switch text {
+	case before:
+	case "":
 		c.publish(Event{Kind: Recovered, Subject: subject, Text: before})
 	default:
 		c.publish(Event{Kind: Degraded, Subject: subject, Text: text})

@@ -5,6 +5,7 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/xdpd/xdpd/chain"
@@ -87,22 +88,21 @@ const maxLine = 480
 
 // difference says in what two versions of a program differ.
 func difference(old, p store.Program) string {
-	line := p.Name + ":"
+	var parts []string
 	if old.Object != p.Object {
-		line += fmt.Sprintf(" object %.12s -> %.12s", old.Object, p.Object)
+		parts = append(parts, fmt.Sprintf("object %.12s -> %.12s", old.Object, p.Object))
 	}
 	if old.Function != p.Function {
-		line += fmt.Sprintf(" function %s -> %s", old.Function, p.Function)
+		parts = append(parts, fmt.Sprintf("function %s -> %s", old.Function, p.Function))
 	}
-	if !old.Settings.Equal(p.Settings) {
-		line += " other settings"
-	}
+	parts = append(parts, old.Settings.Diff(p.Settings)...)
 	if old.Lifetime != p.Lifetime {
-		line += fmt.Sprintf(" lifetime %s -> %s", old.Lifetime, p.Lifetime)
+		parts = append(parts, fmt.Sprintf("lifetime %s -> %s", old.Lifetime, p.Lifetime))
 	}
-	if line == p.Name+":" {
-		line += " loaded anew"
+	if len(parts) == 0 {
+		parts = []string{"loaded anew"}
 	}
+	line := p.Name + ": " + strings.Join(parts, ", ")
 	return clipTo(maxLine, line)
 }
 

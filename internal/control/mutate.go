@@ -352,6 +352,9 @@ func (c *Controller) answer(ch *change, g goal) (result, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.origins)) {
 		for _, origin := range ch.origins[name] {
+			if origin.Origin == dispatcher.OriginNew && slices.Contains(ch.added, name) {
+				continue // so they are, of a program that is new
+			}
 			r.Maps = append(r.Maps, MapOrigin{Program: name, MapOrigin: origin})
 		}
 	}

@@ -147,15 +147,13 @@ func (s *stage) reorder() error {
 	return s.chain(300, want{"sampler", 250, 250, 0}, want{"blocklist", 300, 200, 100}, want{"ratelimit", 200, 200, 0})
 }
 
-// replace takes a program out and puts it back, under a stream of packets.
+// replace puts another version of a program in its place, under a stream of packets.
 func (s *stage) replace() error {
-	s.tell("Replace the ratelimit, by removing it and adding it in place, while packets come in without a break.")
+	s.tell("Replace the blocklist by a version with room for more addresses, while packets come in without a break.\nMaps of the same shape are carried over: what it was told to drop, it goes on dropping.")
 	packets := s.wire.stream(good)
 	err := errors.Join(
 		packets.more(500),
-		s.xdpctl("rm", "ratelimit"),
-		packets.more(500),
-		s.xdpctl("add", object("ratelimit"), "--interface", device, "--after", "blocklist", "--priority", "50"),
+		s.xdpctl("replace", "blocklist", "--max-entries", "denied4=131072"),
 		packets.more(500),
 	)
 	sent, streamErr := packets.stop()
@@ -163,15 +161,54 @@ func (s *stage) replace() error {
 		return err
 	}
 	note("%d packets were sent meanwhile, and all arrived.", sent)
-	answer, err := s.client.GetChain(context.Background(), &xdpdv1.GetChainRequest{Interface: device})
+	if err := s.burst(); err != nil {
+		return err
+	}
+	return s.chain(450+sent, want{"sampler", 400 + sent, 400 + sent, 0}, want{"blocklist", 450 + sent, 300 + sent, 150}, want{"ratelimit", 300 + sent, 300 + sent, 0})
+}
+
+// undo makes a change that undoes itself, as nobody confirms it.
+func (s *stage) undo() error {
+	s.tell("Make a change that must be confirmed within a second, and do not confirm it. It undoes itself.")
+	before, err := s.client.GetChain(context.Background(), &xdpdv1.GetChainRequest{Interface: device})
 	if err != nil {
 		return err
 	}
-	anew := answer.GetChain().GetMembers()[2].GetCounters().GetSeen()
-	if anew == 0 || anew > sent-500 {
-		return fmt.Errorf("the new ratelimit saw %d of %d packets", anew, sent)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	events, err := s.client.Watch(ctx, &xdpdv1.WatchRequest{})
+	if err != nil {
+		return err
 	}
-	return s.chain(300+sent, want{"sampler", 250 + sent, 250 + sent, 0}, want{"blocklist", 300 + sent, 200 + sent, 100}, want{"ratelimit", anew, anew, 0})
+	if _, err := events.Recv(); err != nil { // from here on all is told
+		return err
+	}
+	if err := s.xdpctl("order", device, "ratelimit,blocklist,sampler", "--confirm-within", "1s", "--no-wait"); err != nil {
+		return err
+	}
+	for {
+		event, err := events.Recv()
+		if err != nil {
+			return fmt.Errorf("wait for the change to be undone: %w", err)
+		}
+		if event.GetReverted() != nil {
+			break
+		}
+	}
+	if err := s.xdpctl("history", device); err != nil {
+		return err
+	}
+	now, err := s.client.GetChain(context.Background(), &xdpdv1.GetChainRequest{Interface: device})
+	if err != nil {
+		return err
+	}
+	for i, m := range now.GetChain().GetMembers() {
+		if was := before.GetChain().GetMembers()[i]; m.GetProgram() != was.GetProgram() || m.GetPriority() != was.GetPriority() {
+			return fmt.Errorf("the chain was not put back: it was %v and is %v", before.GetChain(), now.GetChain())
+		}
+	}
+	note("The members are in the order that they had before.")
+	return nil
 }
 
 // crash kills the daemon under a stream of packets and starts it again.

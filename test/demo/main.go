@@ -77,7 +77,7 @@ func play() error {
 		return err
 	}
 	defer s.close()
-	for _, act := range []func() error{s.welcome, s.begin, s.add, s.traffic, s.reorder, s.replace, s.crash, s.end} {
+	for _, act := range []func() error{s.welcome, s.begin, s.add, s.traffic, s.reorder, s.replace, s.undo, s.crash, s.end} {
 		if err := act(); err != nil {
 			if log := s.daemonLog(); log != "" {
 				fmt.Fprintf(os.Stderr, "\nThe end of the daemon's log:\n%s", log)

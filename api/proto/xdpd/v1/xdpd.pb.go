@@ -744,7 +744,7 @@ type Change struct {
 	Diff []string `protobuf:"bytes,3,rep,name=diff,proto3" json:"diff,omitempty"`
 	// Set where the change was made with confirm_within and waits to be confirmed.
 	Pending *PendingChange `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
-	// Programs that were replaced: which of their maps were carried over, and which are new.
+	// Of programs that were replaced, which maps were carried over, and which are new; of new ones, which they share.
 	Maps          []*MapOrigin `protobuf:"bytes,5,rep,name=maps,proto3" json:"maps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

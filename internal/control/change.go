@@ -114,6 +114,9 @@ func (c *Controller) apply(ctx context.Context, ch *change) error {
 		return storeError(err)
 	}
 	ch.saved, settled = true, false
+	if ch.pending != nil {
+		c.rearm()
+	}
 	failpoint.Hit(failpoint.SaveAfter)
 	if err := c.commit(ch.steps); err != nil {
 		err = errors.Join(err, c.putBack(ch, saving))
@@ -144,7 +147,12 @@ func (c *Controller) plan(ch *change) error {
 		if !s.known && len(next.Members) == 0 {
 			continue
 		}
-		if s.device, s.gone, err = c.locate(iface, s.before, s.known); err != nil {
+		s.device, s.gone, err = c.locate(iface, s.before, s.known)
+		if ch.undoes != nil && !s.known && errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) {
+			// What can be undone must not wait for an interface that went meanwhile: its chain waits for it.
+			s.device, s.gone, err = c.deviceOf(s.before), true, nil
+		}
+		if err != nil {
 			return err
 		}
 		if s.known && !s.gone && !ch.options.DryRun && s.device == c.deviceOf(s.before) && c.astray(s.before) {
@@ -218,7 +226,9 @@ func (c *Controller) slots(ch *change, of chain.Chain) ([]dispatcher.Slot, error
 // vacant fails where a dry run would put the first program on an interface that has a foreign one.
 func (c *Controller) vacant(s *step) error {
 	if s.known && s.device == c.deviceOf(s.before) {
-		return nil
+		if _, err := c.plane.Live(s.device); !errors.Is(err, dispatcher.ErrGone) {
+			return nil
+		}
 	}
 	_, attached, err := netif.XDP(s.device.Ifindex)
 	if err != nil || !attached {
@@ -325,51 +335,6 @@ func (c *Controller) putBack(ch *change, saved store.Change) error {
 	}
 	ch.saved = false
 	return nil
-}
-
-// tidy removes what no packet goes through any more.
-func (c *Controller) tidy(ch *change) {
-	// A packet that is still in an old revision must find its members in their slots, and its counts are final
-	// only when it has left.
-	if err := dispatcher.Quiesce(); err != nil {
-		c.log.Error("wait for packets in flight", "error", err)
-	}
-	for _, s := range ch.steps {
-		old := c.deviceOf(s.before)
-		if s.known && s.before.Ifindex != 0 && (s.gone || old != s.device) {
-			c.logIf("remove the pins of an interface that is gone", s.iface, c.plane.Detach(old))
-		}
-		switch {
-		case s.gone:
-		case len(s.after.Chain.Members) == 0:
-			c.logIf("detach an empty chain", s.iface, c.plane.Detach(s.device))
-		default:
-			c.logIf("remove the pins of old revisions", s.iface, c.prune(s.after))
-		}
-		c.setProblem(s.iface, "")
-	}
-	if ch.pending != nil {
-		c.rearm()
-		return // what it replaced and removed stays loaded, to be put back
-	}
-	for _, p := range slices.Concat(ch.remove, ch.old) {
-		now, exists := ch.version(p.Name)
-		if exists && now.ID == p.ID {
-			continue
-		}
-		c.remember(p.ID, nil)
-		c.setProblem("program "+p.Name, "")
-		c.logIf("unload program "+p.Name, "", c.plane.Unload(p.ID))
-	}
-}
-
-// prune keeps of a chain's pins those of the intended revision, and the counters that are not folded yet.
-func (c *Controller) prune(rec store.Chain) error {
-	var counted []uint64
-	for _, rev := range rec.Revisions {
-		counted = append(counted, rev.Number)
-	}
-	return c.plane.Prune(c.deviceOf(rec), rec.Revision, counted)
 }
 
 func (c *Controller) deviceOf(rec store.Chain) dispatcher.Device {

@@ -40,6 +40,7 @@ type Controller struct {
 	log     *slog.Logger
 
 	events *feed.Feed[Event]
+	arming sync.Mutex      // held while alarm is set
 	alarm  *boottime.Timer // set to the first moment at which a change is to be undone
 
 	programs   locks // one for each program name; taken before those of interfaces

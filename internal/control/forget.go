@@ -84,7 +84,7 @@ func (i *intent) undo(st *store.Store, p store.Pending, why string) error {
 		}
 		entry := store.Entry{
 			Interface: ch.Interface, Revision: last + 1, Time: time.Now().UTC(), Caller: self(),
-			What: why + ": undid " + p.What,
+			What: clip(why + ": undid " + p.What),
 		}
 		rec := i.chains[ch.Interface]
 		rec.Interface, rec.Revision, rec.Revisions = ch.Interface, last+1, nil
@@ -108,11 +108,17 @@ func (i *intent) undo(st *store.Store, p store.Pending, why string) error {
 	return nil
 }
 
-// keepPersistent takes all other programs out of the chains.
+// keepPersistent takes all other programs out of the chains, and drops those that are in none.
 func (i *intent) keepPersistent() error {
+	placed := map[string]bool{}
+	for _, rec := range i.chains {
+		for _, m := range rec.Chain.Members {
+			placed[m.Program] = true
+		}
+	}
 	var gone []string
 	for name, p := range i.programs {
-		if p.Lifetime == string(Persistent) {
+		if p.Lifetime == string(Persistent) && placed[name] {
 			continue
 		}
 		gone = append(gone, name)

@@ -133,7 +133,7 @@ func (c *Controller) asThen(e store.Entry, everywhere bool) (goal, error) {
 			return g, storeError(err)
 		}
 		if exists && sameVersion(now, then) {
-			if now.Lifetime != then.Lifetime {
+			if now.Lifetime != then.Lifetime && (everywhere || c.onlyOn(then.Name, e.Interface) == nil) {
 				now.Lifetime = then.Lifetime
 				g.programs[then.Name] = wanted{record: now}
 			}

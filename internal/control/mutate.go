@@ -4,7 +4,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -21,6 +20,7 @@ type goal struct {
 	undoes   *store.Pending         // the change that it takes back
 	expired  bool                   // undoes was not confirmed in time
 	what     string                 // in a few words, for the history
+	shows    string                 // a program that the answer tells of
 }
 
 func newGoal(what string) goal {
@@ -39,8 +39,8 @@ type wanted struct {
 // result is an Outcome with what single requests answer.
 type result struct {
 	Outcome
-	programs map[string]Program // those that the goal named
-	removed  []string           // programs that lost their last place
+	program Program  // that the goal shows
+	removed []string // programs that lost their last place
 }
 
 // mutate is the way of every request that changes something: with the locks of all that its goal touches it loads
@@ -265,90 +265,12 @@ func (c *Controller) orphans(g goal) ([]store.Program, error) {
 	return gone, nil
 }
 
-// load loads the programs of a change that are new or become another, those first whose maps others share.
-func (c *Controller) load(ch *change, g goal) error {
-	pinned, err := c.plane.Programs()
-	if err != nil {
-		return err
-	}
-	waiting := slices.Clone(ch.put)
-	for len(waiting) > 0 {
-		i := slices.IndexFunc(waiting, func(p store.Program) bool {
-			return p.Settings.ShareMapsFrom == p.Name || !slices.ContainsFunc(waiting, func(q store.Program) bool { return q.Name == p.Settings.ShareMapsFrom })
-		})
-		if i < 0 {
-			return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "share_maps_from", "program": waiting[0].Name},
-				"program %q shares the maps of %q, which in the end shares its own: one of them must have maps of its own",
-				waiting[0].Name, waiting[0].Settings.ShareMapsFrom)
-		}
-		p := waiting[i]
-		waiting = slices.Delete(waiting, i, i+1)
-		w := g.programs[p.Name]
-		if w.object == nil {
-			continue
-		}
-		load := dispatcher.Load{ID: p.ID, Name: p.Name, Object: w.object}
-		if old := slices.IndexFunc(ch.old, func(o store.Program) bool { return o.Name == p.Name }); old >= 0 && !w.fresh && slices.Contains(pinned, ch.old[old].ID) {
-			load.Carry = ch.old[old].ID
-		}
-		if err := c.share(ch, p, w.lenient, &load); err != nil {
-			return err
-		}
-		if load.GID, err = groupID(p.Settings.MapGroup); err != nil {
-			return err
-		}
-		if ch.origins[p.Name], err = c.plane.Load(load); err != nil {
-			return err
-		}
-		c.remember(p.ID, w.object)
-	}
-	return nil
-}
-
-// share names the program whose maps a program is to use.
-func (c *Controller) share(ch *change, p store.Program, lenient bool, load *dispatcher.Load) error {
-	from := p.Settings.ShareMapsFrom
-	if from == "" {
-		return nil
-	}
-	if from == p.Name {
-		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "share_maps_from", "program": p.Name},
-			"program %q cannot share maps with itself; without share_maps_from a new version takes over the maps it can", p.Name)
-	}
-	other, err := c.findProgram(ch, from)
-	gone := errors.Is(err, &chain.Error{Reason: chain.ProgramNotFound}) ||
-		slices.ContainsFunc(ch.remove, func(r store.Program) bool { return r.Name == from })
-	switch {
-	case gone && lenient:
-		c.log.Warn("the program whose maps were shared is gone: it gets maps of its own", "program", p.Name, "from", from)
-		return nil
-	case gone:
-		return chain.Errorf(chain.ProgramNotFound, chain.Facts{"program": from},
-			"program %q is to share the maps of %q, which does not exist (xdpctl ls lists programs)", p.Name, from)
-	case err != nil:
-		return err
-	}
-	load.Share, load.Shared = other.ID, from
-	return nil
-}
-
-// unloadNew takes out of the kernel what was loaded for a change.
-func (c *Controller) unloadNew(ch *change) error {
-	var errs []error
-	for _, id := range ch.loaded {
-		c.remember(id, nil)
-		errs = append(errs, c.plane.Unload(id))
-	}
-	return errors.Join(errs...)
-}
-
 // answer tells what a change did; its locks are still held, and what a dry run loaded is still there.
 func (c *Controller) answer(ch *change, g goal) (result, error) {
 	r := result{
 		Outcome: Outcome{
-			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff, Pending: nil,
+			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff,
 		},
-		programs: map[string]Program{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.origins)) {
 		for _, origin := range ch.origins[name] {
@@ -372,17 +294,15 @@ func (c *Controller) answer(ch *change, g goal) (result, error) {
 	if r.Chains, err = c.views(ch); err != nil {
 		return r, err
 	}
-	for name := range g.programs {
-		p, err := c.findProgram(ch, name)
-		if err != nil {
-			return r, err
-		}
-		if r.programs[name], err = c.programView(p); err != nil {
-			return r, err
-		}
-		if ch.options.DryRun {
-			r.programs[name] = ch.imagine(r.programs[name])
-		}
+	if g.shows == "" {
+		return r, nil
 	}
-	return r, nil
+	p, err := c.findProgram(ch, g.shows)
+	if err != nil {
+		return r, err
+	}
+	if r.program, err = c.programView(p); err == nil && ch.options.DryRun {
+		r.program = ch.imagine(r.program)
+	}
+	return r, err
 }

@@ -55,15 +55,14 @@ func (c *Controller) undoable(ch *change) (*store.Pending, error) {
 	return p, nil
 }
 
-// holdMembers gives a pending change a claim on programs that leave a chain and stay in others, as they are needed as
-// they are to undo it.
+// holdMembers gives a pending change a claim on programs that leave a chain or join one and are in others too: to
+// undo it they must be as they are, and no other change that is pending may need them.
 func (c *Controller) holdMembers(p *store.Pending, s *step) error {
-	for _, m := range s.before.Chain.Members {
-		_, held := claims(*p)
-		if s.after.Chain.Index(m.Program) >= 0 || slices.Contains(held, m.Program) {
+	for _, name := range differ(s.before.Chain, s.after.Chain) {
+		if _, held := claims(*p); slices.Contains(held, name) {
 			continue
 		}
-		program, err := c.program(m.Program)
+		program, err := c.program(name)
 		if err != nil {
 			return err
 		}
@@ -140,19 +139,21 @@ func (c *Controller) pendingView(p store.Pending) (Pending, error) {
 	return v, nil
 }
 
-// pendingOf is the change of an interface's chain that waits to be confirmed, or nil.
-func (c *Controller) pendingOf(iface string) (*Pending, error) {
+// pendingOf is the change of an interface's chain that waits to be confirmed, and the chain before it; nil for none.
+func (c *Controller) pendingOf(iface string) (*Pending, *chain.Chain, error) {
 	pending, err := c.store.Pending()
 	if err != nil {
-		return nil, storeError(err)
+		return nil, nil, storeError(err)
 	}
 	for _, p := range pending {
-		if interfaces, _ := claims(p); slices.Contains(interfaces, iface) {
-			v, err := c.pendingView(p)
-			return &v, err
+		for _, ch := range p.Chains {
+			if ch.Interface == iface {
+				v, err := c.pendingView(p)
+				return &v, ch.Before, err
+			}
 		}
 	}
-	return nil, nil //nolint:nilnil // there is none
+	return nil, nil, nil
 }
 
 func (c *Controller) findPending(id uint64) (store.Pending, error) {
@@ -191,7 +192,7 @@ func (c *Controller) Confirm(ctx context.Context, id uint64, by Caller) (Pending
 	if err != nil {
 		return view, err
 	}
-	if view.Left == 0 {
+	if view.Left == 0 && !c.retried(id) {
 		return view, chain.Errorf(chain.ChangeNotFound, chain.Facts{"change": strconv.FormatUint(id, 10)},
 			"change %d was not confirmed in time: it is just being undone", id)
 	}
@@ -206,8 +207,10 @@ func (c *Controller) Confirm(ctx context.Context, id uint64, by Caller) (Pending
 			continue
 		}
 		c.remember(old.ID, nil)
+		c.setProblem("program "+old.Name, "")
 		c.logIf("unload program "+old.Name, "", c.plane.Unload(old.ID))
 	}
+	c.forgetRetries(id)
 	c.log.Info("change confirmed", "change", id, "what", p.What, "uid", by.UID, "pid", by.PID)
 	c.publish(Event{Kind: Confirmed, Pending: &view, Caller: &by})
 	return view, nil
@@ -245,6 +248,7 @@ func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Calle
 		return g, c.bringBack(p, &g)
 	})
 	if err == nil {
+		c.forgetRetries(id)
 		c.rearm()
 	}
 	return r.Outcome, err
@@ -276,6 +280,7 @@ func (c *Controller) undoLate(ctx context.Context) error {
 		if err := c.expire(ctx); err != nil {
 			return err
 		}
+		c.setProblem(undoing, "")
 		if err := c.alarm.Wait(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -299,16 +304,11 @@ func (c *Controller) expire(ctx context.Context) error {
 		if c.due(p) > now {
 			continue
 		}
-		subject := fmt.Sprintf("change %d", p.ID)
 		_, err := c.undo(ctx, p.ID, true, self())
 		if err == nil || errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) || errors.Is(err, &chain.Error{Reason: chain.Stopping}) || ctx.Err() != nil {
-			c.setProblem(subject, "")
-			c.mu.Lock()
-			delete(c.retries, p.ID)
-			c.mu.Unlock()
 			continue
 		}
-		c.setProblem(subject, "cannot be undone, will be tried again: "+err.Error())
+		c.setProblem(changeSubject(p.ID), "cannot be undone, will be tried again: "+err.Error())
 		c.log.Error("a change that was not confirmed cannot be undone", "change", p.ID, "what", p.What, "error", err)
 		c.postpone(p.ID, now)
 	}
@@ -330,8 +330,28 @@ func (c *Controller) postpone(id uint64, now time.Duration) {
 	c.retries[id] = retry{now + wait, wait}
 }
 
+// retried tells whether a change could not be undone in time. It may still be confirmed then.
+func (c *Controller) retried(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, retried := c.retries[id]
+	return retried
+}
+
+// forgetRetries is for a change that is not pending any more.
+func (c *Controller) forgetRetries(id uint64) {
+	c.mu.Lock()
+	delete(c.retries, id)
+	c.mu.Unlock()
+	c.setProblem(changeSubject(id), "")
+}
+
+func changeSubject(id uint64) string { return fmt.Sprintf("change %d", id) }
+
 // rearm sets the alarm to the first change that is due.
 func (c *Controller) rearm() {
+	c.arming.Lock() // what was read must not be older than what was set
+	defer c.arming.Unlock()
 	pending, err := c.store.Pending()
 	if err != nil {
 		c.log.Error("set the time at which changes are undone", "error", storeError(err))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -34,6 +35,7 @@ func (c *Controller) AddProgram(ctx context.Context, r AddRequest) (Program, Out
 	}
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("add " + r.Name)
+		g.shows = r.Name
 		p, isNew, err := c.newProgram(r, src, o)
 		if err != nil {
 			return g, err
@@ -51,13 +53,7 @@ func (c *Controller) AddProgram(ctx context.Context, r AddRequest) (Program, Out
 	if err != nil {
 		return Program{}, Outcome{}, err
 	}
-	p, isNew := res.programs[r.Name]
-	if !isNew {
-		if p, err = c.Program(ctx, r.Name); err != nil {
-			return Program{}, Outcome{}, err
-		}
-	}
-	return p, res.Outcome, nil
+	return res.program, res.Outcome, nil
 }
 
 // checkAdd fills in defaults and refuses what needs no look at the state.
@@ -156,6 +152,7 @@ func (c *Controller) ReplaceProgram(ctx context.Context, r ReplaceRequest) (Prog
 	}
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("replace " + r.Name)
+		g.shows = r.Name
 		old, err := c.program(r.Name)
 		if err != nil {
 			return g, err
@@ -180,26 +177,13 @@ func (c *Controller) ReplaceProgram(ctx context.Context, r ReplaceRequest) (Prog
 		if r.FreshMaps || !sameVersion(old, w.record) {
 			g.programs[r.Name] = w
 		}
-		places, err := c.places(r.Name)
-		for _, iface := range places {
-			var rec store.Chain
-			if rec, err = c.chainOf(iface); err != nil {
-				break
-			}
-			g.chains[iface] = rec.Chain
-		}
+		g.chains, err = c.chainsWith(r.Name)
 		return g, err
 	})
 	if err != nil {
 		return Program{}, Outcome{}, err
 	}
-	p, replaced := res.programs[r.Name]
-	if !replaced {
-		if p, err = c.Program(ctx, r.Name); err != nil {
-			return Program{}, Outcome{}, err
-		}
-	}
-	return p, res.Outcome, nil
+	return res.program, res.Outcome, nil
 }
 
 // newVersion is a program with another object. A function that is not named is the one that it has, or if the
@@ -232,18 +216,11 @@ func (c *Controller) RemoveProgram(ctx context.Context, r RemoveRequest) (unload
 		if _, err := c.program(r.Name); err != nil {
 			return g, err
 		}
-		interfaces := r.Interfaces
-		if len(interfaces) == 0 {
-			if interfaces, err = c.places(r.Name); err != nil {
-				return g, err
-			}
+		if g.chains, err = c.chainsOn(r.Name, r.Interfaces); err != nil {
+			return g, err
 		}
-		for _, iface := range interfaces {
-			rec, err := c.chainOf(iface)
-			if err != nil {
-				return g, err
-			}
-			if g.chains[iface], err = rec.Chain.Remove(r.Name); err != nil {
+		for iface, now := range g.chains {
+			if g.chains[iface], err = now.Remove(r.Name); err != nil {
 				return g, about(err, iface)
 			}
 		}
@@ -263,17 +240,9 @@ func (c *Controller) UpdateMembers(ctx context.Context, r UpdateRequest) (Outcom
 	}
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal(what)
-		changes, err := c.spread(r.Updates)
-		if err != nil {
-			return g, err
-		}
-		for iface, list := range changes {
-			rec, err := c.chainOf(iface)
-			if err != nil {
+		for _, u := range r.Updates {
+			if err := c.update(&g, u); err != nil {
 				return g, err
-			}
-			if g.chains[iface], err = rec.Chain.Update(list); err != nil {
-				return g, about(err, iface)
 			}
 		}
 		return g, nil
@@ -281,27 +250,61 @@ func (c *Controller) UpdateMembers(ctx context.Context, r UpdateRequest) (Outcom
 	return res.Outcome, err
 }
 
-// spread sorts updates by interface, those for each interface of a program to all of them.
-func (c *Controller) spread(updates []Update) (map[string][]chain.Change, error) {
-	changes := map[string][]chain.Change{}
-	for _, u := range updates {
-		interfaces := []string{u.Interface}
-		if u.Interface == "" {
-			if _, err := c.program(u.Program); err != nil {
-				return nil, err
-			}
-			var err error
-			if interfaces, err = c.places(u.Program); err != nil {
-				return nil, err
-			}
+// update makes one update, on all interfaces that it means, to what those before it made.
+func (c *Controller) update(g *goal, u Update) error {
+	var on []string
+	if u.Interface != "" {
+		on = []string{u.Interface}
+	} else if _, err := c.program(u.Program); err != nil {
+		return err
+	}
+	chains, err := c.chainsOn(u.Program, on)
+	if err != nil {
+		return err
+	}
+	for iface, now := range chains {
+		if made, before := g.chains[iface]; before {
+			now = made
 		}
-		for _, iface := range interfaces {
-			changes[iface] = append(changes[iface], chain.Change{
-				Program: u.Program, Priority: u.Priority, Position: u.Position, ProceedOn: u.ProceedOn, Enabled: u.Enabled,
-			})
+		g.chains[iface], err = now.Update([]chain.Change{{
+			Program: u.Program, Priority: u.Priority, Position: u.Position, ProceedOn: u.ProceedOn, Enabled: u.Enabled,
+		}})
+		if err != nil {
+			return about(err, iface)
 		}
 	}
-	return changes, nil
+	return nil
+}
+
+// chainsOn are the chains of interfaces, which must have one; without interfaces, all that have the program.
+func (c *Controller) chainsOn(program string, interfaces []string) (map[string]chain.Chain, error) {
+	if len(interfaces) == 0 {
+		return c.chainsWith(program)
+	}
+	chains := map[string]chain.Chain{}
+	for _, iface := range interfaces {
+		rec, err := c.chainOf(iface)
+		if err != nil {
+			return nil, err
+		}
+		chains[iface] = rec.Chain
+	}
+	return chains, nil
+}
+
+// chainsWith are the chains that have a program, by interface.
+func (c *Controller) chainsWith(program string) (map[string]chain.Chain, error) {
+	all, err := c.store.Chains()
+	if err != nil {
+		return nil, storeError(err)
+	}
+	chains := map[string]chain.Chain{}
+	for _, rec := range all {
+		if rec.Chain.Index(program) >= 0 {
+			chains[rec.Interface] = rec.Chain
+		}
+	}
+	return chains, nil
 }
 
 // lock takes the locks of programs, then those of interfaces.
@@ -320,17 +323,8 @@ func (c *Controller) lock(ctx context.Context, programs, interfaces []string) (f
 
 // places are the interfaces whose chains have a program, sorted.
 func (c *Controller) places(name string) ([]string, error) {
-	chains, err := c.store.Chains()
-	if err != nil {
-		return nil, storeError(err)
-	}
-	var places []string
-	for _, rec := range chains {
-		if rec.Chain.Index(name) >= 0 {
-			places = append(places, rec.Interface)
-		}
-	}
-	return places, nil
+	chains, err := c.chainsWith(name)
+	return slices.Sorted(maps.Keys(chains)), err
 }
 
 func (c *Controller) chainOf(iface string) (store.Chain, error) {

@@ -129,7 +129,7 @@ func (c *Controller) reload(p store.Program) error {
 	c.log.Info("loading program", "program", p.Name)
 	load := dispatcher.Load{ID: p.ID, Name: p.Name, Object: o}
 	if load.GID, err = groupID(p.Settings.MapGroup); err != nil {
-		return err
+		c.log.Error("maps are for root alone", "program", p.Name, "error", err)
 	}
 	if err := c.share(&change{}, p, true, &load); err != nil {
 		return err
@@ -270,19 +270,26 @@ func (c *Controller) finish(rec store.Chain, d dispatcher.Device) error {
 // relink makes a new revision of a chain as it is.
 func (c *Controller) relink(ctx context.Context, rec store.Chain) error {
 	c.log.Info("linking chain", "interface", rec.Interface)
+	ch := &change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, relink: true, what: "link anew", options: Options{Caller: self()}}
 	// Where another revision than the intended one still runs, its counts are not final yet.
 	live, err := c.plane.Live(c.deviceOf(rec))
-	if i := slices.IndexFunc(rec.Revisions, func(r store.Revision) bool { return err == nil && r.Number == live.Revision }); i >= 0 {
-		rec.Revision, rec.Revisions = live.Revision, rec.Revisions[:i+1]
-		if err := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); err != nil {
+	i := slices.IndexFunc(rec.Revisions, func(r store.Revision) bool { return err == nil && r.Number == live.Revision })
+	if i >= 0 {
+		counting := rec
+		counting.Revision, counting.Revisions = live.Revision, rec.Revisions[:i+1]
+		if err := c.store.Save(store.Change{PutChains: []store.Chain{counting}}); err != nil {
 			return storeError(err)
 		}
 	}
-	ch := &change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, relink: true, what: "link anew", options: Options{Caller: self()}}
-	if err := c.plan(ch); err != nil {
-		return err
+	if err = c.plan(ch); err == nil {
+		err = c.apply(ctx, ch)
 	}
-	return c.apply(ctx, ch)
+	if err != nil && i >= 0 && !ch.saved { // what runs is not what is meant, and must not look like it
+		if back := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); back != nil {
+			err = errors.Join(err, storeError(back))
+		}
+	}
+	return err
 }
 
 // sweep removes the pins of programs and interfaces that the store does not know.
@@ -307,6 +314,7 @@ func (c *Controller) sweep(programs []store.Program) error {
 			errs = append(errs, c.plane.Unload(id))
 		}
 	}
+	c.setProblem("leftovers", "")
 	if err := errors.Join(errs...); err != nil {
 		c.setProblem("leftovers", err.Error())
 		c.log.Error("remove what was left behind", "error", err)

@@ -13,6 +13,12 @@ import (
 	"github.com/xdpd/xdpd/internal/netif"
 )
 
+// What Run does, as the subjects of problems.
+const (
+	undoing  = "undo changes that are not confirmed"
+	watching = "watch interfaces"
+)
+
 // tryAgain is how long Run waits before it does again what failed.
 const tryAgain = time.Second
 
@@ -22,17 +28,17 @@ const tryAgain = time.Second
 func (c *Controller) Run(ctx context.Context) error {
 	var tasks errgroup.Group
 	tasks.Go(func() error {
-		c.keepOn(ctx, "undo changes that are not confirmed", func() error { return c.undoLate(ctx) })
+		c.keepOn(ctx, undoing, func() error { return c.undoLate(ctx) })
 		return nil
 	})
 	tasks.Go(func() error {
-		c.keepOn(ctx, "watch interfaces", func() error { return c.watchLinks(ctx) })
+		c.keepOn(ctx, watching, func() error { return c.watchLinks(ctx) })
 		return nil
 	})
 	return tasks.Wait()
 }
 
-// keepOn does something until the context ends.
+// keepOn does something until the context ends, which takes its problem away itself when it goes well.
 func (c *Controller) keepOn(ctx context.Context, what string, do func() error) {
 	for ctx.Err() == nil {
 		err := do()
@@ -45,13 +51,16 @@ func (c *Controller) keepOn(ctx context.Context, what string, do func() error) {
 		case <-ctx.Done():
 		case <-time.After(tryAgain):
 		}
-		c.setProblem(what, "")
 	}
 }
 
 func (c *Controller) watchLinks(ctx context.Context) error {
 	seen := presence{}
-	return netif.Watch(ctx, func() { seen = newPresence() }, func(e netif.LinkEvent) {
+	ready := func() {
+		seen = newPresence()
+		c.setProblem(watching, "")
+	}
+	return netif.Watch(ctx, ready, func(e netif.LinkEvent) {
 		for _, change := range seen.note(e) {
 			c.noteLink(change)
 		}

@@ -94,10 +94,14 @@ func (c *Controller) Chain(ctx context.Context, iface string) (Chain, error) {
 	if err == nil {
 		return c.chainView(rec)
 	}
-	if pending, none := c.pendingOf(iface); none == nil && pending != nil && errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
-		return Chain{Interface: iface, Pending: pending}, nil
+	if !errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
+		return Chain{}, err
 	}
-	return Chain{}, err
+	p, before, pendingErr := c.pendingOf(iface)
+	if pendingErr != nil || before == nil {
+		return Chain{}, errors.Join(pendingErr, err)
+	}
+	return Chain{Interface: iface, Mode: before.Mode, Final: before.Final, Pending: p}, nil
 }
 
 // Status tells about the working parts. Problems are looked for anew, but on interfaces that are just being
@@ -203,15 +207,19 @@ func imagined(s *step) Chain {
 
 // imagine is a program as a dry run would have left it.
 func (ch *change) imagine(p Program) Program {
-	p.KernelID, p.Interfaces = 0, nil
-	for i := range p.Maps {
-		p.Maps[i].Pin, p.Maps[i].KernelID = "", 0
+	if slices.Contains(ch.loaded, p.ID) {
+		p.KernelID = 0
+		for i := range p.Maps {
+			p.Maps[i].Pin, p.Maps[i].KernelID = "", 0
+		}
 	}
-	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
-		if ch.next[iface].Index(p.Name) >= 0 {
+	p.Interfaces = slices.DeleteFunc(p.Interfaces, func(iface string) bool { _, named := ch.next[iface]; return named })
+	for iface, next := range ch.next {
+		if next.Index(p.Name) >= 0 {
 			p.Interfaces = append(p.Interfaces, iface)
 		}
 	}
+	slices.Sort(p.Interfaces)
 	return p
 }
 
@@ -269,7 +277,7 @@ func (c *Controller) chainView(rec store.Chain) (Chain, error) {
 	view.Packets, view.End = total.Packets, total.End
 	view.Members = members(total)
 	var err error
-	view.Pending, err = c.pendingOf(rec.Interface)
+	view.Pending, _, err = c.pendingOf(rec.Interface)
 	return view, err
 }
 

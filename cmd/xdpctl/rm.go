@@ -63,7 +63,11 @@ func removed(w io.Writer, program string, resp *xdpdv1.RemoveProgramResponse) {
 			fmt.Fprintf(w, "%s %s removed, %d members left %s\n", heading(c), program, n, how(c))
 		}
 	}
-	if resp.GetUnloaded() {
+	switch {
+	case !resp.GetUnloaded():
+	case resp.GetChange().GetPending() != nil:
+		fmt.Fprintf(w, "%s: goes with its maps when the change is confirmed\n", program)
+	default:
 		fmt.Fprintf(w, "%s: unloaded, its maps are gone\n", program)
 	}
 }

@@ -216,15 +216,7 @@ func (c *Controller) RemoveProgram(ctx context.Context, r RemoveRequest) (unload
 		if _, err := c.program(r.Name); err != nil {
 			return g, err
 		}
-		if g.chains, err = c.chainsOn(r.Name, r.Interfaces); err != nil {
-			return g, err
-		}
-		for iface, now := range g.chains {
-			if g.chains[iface], err = now.Remove(r.Name); err != nil {
-				return g, about(err, iface)
-			}
-		}
-		return g, nil
+		return g, c.onEach(&g, r.Name, r.Interfaces, func(now chain.Chain) (chain.Chain, error) { return now.Remove(r.Name) })
 	})
 	return slices.Contains(res.removed, r.Name), res.Outcome, err
 }
@@ -258,38 +250,40 @@ func (c *Controller) update(g *goal, u Update) error {
 	} else if _, err := c.program(u.Program); err != nil {
 		return err
 	}
-	chains, err := c.chainsOn(u.Program, on)
+	return c.onEach(g, u.Program, on, func(now chain.Chain) (chain.Chain, error) {
+		return now.Update([]chain.Change{{
+			Program: u.Program, Priority: u.Priority, Position: u.Position, ProceedOn: u.ProceedOn, Enabled: u.Enabled,
+		}})
+	})
+}
+
+// onEach makes in a goal a change to the chains of interfaces, which must have one; without interfaces, to all that have
+// the program.
+func (c *Controller) onEach(g *goal, program string, interfaces []string, change func(chain.Chain) (chain.Chain, error)) error {
+	with, err := c.chainsWith(program)
 	if err != nil {
 		return err
 	}
-	for iface, now := range chains {
-		if made, before := g.chains[iface]; before {
-			now = made
+	if len(interfaces) == 0 {
+		interfaces = slices.Sorted(maps.Keys(with))
+	}
+	for _, iface := range interfaces {
+		now, made := g.chains[iface]
+		if !made {
+			now, made = with[iface]
 		}
-		g.chains[iface], err = now.Update([]chain.Change{{
-			Program: u.Program, Priority: u.Priority, Position: u.Position, ProceedOn: u.ProceedOn, Enabled: u.Enabled,
-		}})
-		if err != nil {
+		if !made {
+			rec, err := c.chainOf(iface)
+			if err != nil {
+				return err
+			}
+			now = rec.Chain
+		}
+		if g.chains[iface], err = change(now); err != nil {
 			return about(err, iface)
 		}
 	}
 	return nil
-}
-
-// chainsOn are the chains of interfaces, which must have one; without interfaces, all that have the program.
-func (c *Controller) chainsOn(program string, interfaces []string) (map[string]chain.Chain, error) {
-	if len(interfaces) == 0 {
-		return c.chainsWith(program)
-	}
-	chains := map[string]chain.Chain{}
-	for _, iface := range interfaces {
-		rec, err := c.chainOf(iface)
-		if err != nil {
-			return nil, err
-		}
-		chains[iface] = rec.Chain
-	}
-	return chains, nil
 }
 
 // chainsWith are the chains that have a program, by interface.

@@ -29,13 +29,17 @@ func encodeMap(m control.Map) *xdpdv1.Map {
 }
 
 func encodeChain(c control.Chain) *xdpdv1.Chain {
-	return &xdpdv1.Chain{
+	e := &xdpdv1.Chain{
 		Interface: text(c.Interface), Ifindex: uint32(c.Ifindex), Revision: c.Revision,
 		Mode: encodeMode(c.Mode), ActualMode: encodeMode(c.Actual), ModeReason: text(c.ModeReason),
 		FinalVerdict: encodeVerdict(c.Final), Members: each(c.Members, encodeMember),
 		Linker: encodeLinker(c.Linker), KernelId: c.KernelID, LinkId: c.LinkID,
 		Packets: c.Packets, PacketsEnd: c.End, Pending: encodePending(c.Pending),
 	}
+	if c.Mode == "" { // there is no chain
+		e.FinalVerdict = xdpdv1.Verdict_VERDICT_UNSPECIFIED
+	}
+	return e
 }
 
 func encodeMember(m control.Member) *xdpdv1.Member {

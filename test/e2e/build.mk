@@ -1,6 +1,6 @@
-# Builds the object of the end-to-end tests, which is committed, in the way of examples/build.mk.
+# Builds the objects of the end-to-end tests, which are committed, in the way of examples/build.mk.
 .PHONY: test/e2e
-test/e2e: test/e2e/testdata/verdict.bpf.o
+test/e2e: $(patsubst %.c,%.o,$(sort $(wildcard test/e2e/testdata/*.bpf.c)))
 
 test/e2e/%.bpf.o: test/e2e/%.bpf.c FORCE
 	$(CLANG) $(EXAMPLE_CFLAGS) -c $< -o $@

@@ -38,6 +38,7 @@ type host struct {
 	d      *daemon   // the one that was started last
 	client *client.Client
 	wires  map[string]wire
+	waits  uint64 // the number of the change in the last answer that waits to be confirmed
 }
 
 // wire is the way of packets to one interface.
@@ -185,6 +186,7 @@ func (h *host) start(env ...string) *daemon {
 		h.Fatal(err)
 	}
 	h.client = c
+	h.model.started()
 	return d
 }
 

@@ -32,50 +32,46 @@ func (h *host) attached(iface string) (id uint32) {
 	return id
 }
 
-// checkKernel compares what the kernel says with the API's answers, and notes all ids for later.
-func (h *host) checkKernel() {
-	h.Helper()
-	chains, err := h.client.ListChains(h.ctx(), &xdpdv1.ListChainsRequest{})
-	if err != nil {
-		h.Fatal(err)
-	}
-	for _, c := range chains.GetChains() {
-		pins := h.glob("chains/*-%d/link", c.GetIfindex())
+// compareKernel compares what the kernel says with the API's answers, and notes all ids for later.
+func (l *look) compareKernel() {
+	l.Helper()
+	for _, c := range l.chains {
+		pins := l.glob("chains/*-%d/link", c.GetIfindex())
 		if len(pins) != 1 {
-			h.Fatalf("links of %s: %v", c.GetInterface(), pins)
+			l.Fatalf("links of %s: %v", c.GetInterface(), pins)
 		}
-		l, err := link.LoadPinnedLink(pins[0], nil)
+		pinned, err := link.LoadPinnedLink(pins[0], nil)
 		if err != nil {
-			h.Fatal(err)
+			l.Fatal(err)
 		}
-		info, err := l.Info()
-		l.Close()
+		info, err := pinned.Info()
+		pinned.Close()
 		if err != nil {
-			h.Fatal(err)
+			l.Fatal(err)
 		}
 		revision := filepath.Join(filepath.Dir(pins[0]), fmt.Sprint("rev-", c.GetRevision()))
-		dispatcher, _ := h.programAt(filepath.Join(revision, "dispatcher"))
+		dispatcher, _ := l.programAt(filepath.Join(revision, "dispatcher"))
 		switch {
 		case uint32(info.ID) != c.GetLinkId(), uint32(info.Program) != c.GetKernelId(), info.XDP().Ifindex != c.GetIfindex():
-			h.Errorf("the kernel says of the link of %s: %+v %+v, the API: %v", c.GetInterface(), info, info.XDP(), c)
+			l.Errorf("the kernel says of the link of %s: %+v %+v, the API: %v", c.GetInterface(), info, info.XDP(), c)
 		case dispatcher != c.GetKernelId():
-			h.Errorf("revision %d of %s has program %d pinned, and %d runs", c.GetRevision(), c.GetInterface(), dispatcher, c.GetKernelId())
-		case h.attached(c.GetInterface()) != c.GetKernelId():
-			h.Errorf("interface %s has program %d, the API says %d", c.GetInterface(), h.attached(c.GetInterface()), c.GetKernelId())
+			l.Errorf("revision %d of %s has program %d pinned, and %d runs", c.GetRevision(), c.GetInterface(), dispatcher, c.GetKernelId())
+		case l.attached(c.GetInterface()) != c.GetKernelId():
+			l.Errorf("interface %s has program %d, the API says %d", c.GetInterface(), l.attached(c.GetInterface()), c.GetKernelId())
 		}
-		h.checkSlots(c, revision)
+		l.checkSlots(c, revision)
 	}
-	for iface := range h.wires {
-		if _, known := h.model.chains[iface]; !known && h.attached(iface) != 0 {
-			h.Errorf("interface %s has program %d without a chain", iface, h.attached(iface))
+	for iface := range l.wires {
+		if _, known := l.model.chains[iface]; !known && l.attached(iface) != 0 {
+			l.Errorf("interface %s has program %d without a chain", iface, l.attached(iface))
 		}
 	}
-	h.note()
+	l.note()
 }
 
 // checkSlots looks that each slot's link holds the program of the member that it is for.
-func (h *host) checkSlots(c *xdpdv1.Chain, revision string) {
-	h.Helper()
+func (l *look) checkSlots(c *xdpdv1.Chain, revision string) {
+	l.Helper()
 	if c.GetLinker() != xdpdv1.Linker_LINKER_FREPLACE {
 		return
 	}
@@ -83,21 +79,18 @@ func (h *host) checkSlots(c *xdpdv1.Chain, revision string) {
 		if m.Slot == nil {
 			continue
 		}
-		p, err := h.client.GetProgram(h.ctx(), &xdpdv1.GetProgramRequest{Name: m.GetProgram()})
+		p := l.program(m.GetProgram())
+		pinned, err := link.LoadPinnedLink(filepath.Join(revision, fmt.Sprintf("slot-%02d", m.GetSlot())), nil)
 		if err != nil {
-			h.Fatal(err)
+			l.Fatal(err)
 		}
-		l, err := link.LoadPinnedLink(filepath.Join(revision, fmt.Sprintf("slot-%02d", m.GetSlot())), nil)
+		info, err := pinned.Info()
+		pinned.Close()
 		if err != nil {
-			h.Fatal(err)
+			l.Fatal(err)
 		}
-		info, err := l.Info()
-		l.Close()
-		if err != nil {
-			h.Fatal(err)
-		}
-		if uint32(info.Program) != p.GetProgram().GetKernelId() || info.Program == 0 {
-			h.Errorf("slot %d of %s has program %d, want %d of %s", m.GetSlot(), c.GetInterface(), info.Program, p.GetProgram().GetKernelId(), m.GetProgram())
+		if uint32(info.Program) != p.GetKernelId() || info.Program == 0 {
+			l.Errorf("slot %d of %s has program %d, want %d of %s", m.GetSlot(), c.GetInterface(), info.Program, p.GetKernelId(), m.GetProgram())
 		}
 	}
 }

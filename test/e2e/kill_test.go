@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -15,112 +14,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
-	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/failpoint"
 	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
-
-// second is the interface that hosts of these tests have besides nettest.Dev, and that comes behind it in order.
-const second = "xdev1"
-
-// operation is a change in whose middle the daemon is disturbed.
-type operation struct {
-	name  string
-	setup []change // each chain has two revisions after it, so that the next change folds the first one's counts
-	change
-	points string // those that the change meets, in order; NAME@N is the N-th time
-}
-
-var operations = []operation{
-	{
-		name:   "add the first program of an interface",
-		change: adding(add("n", "pass", nettest.Dev)),
-		points: "load.maps load.pinned stage.dispatcher stage.slots stage.pinned stage.link stage.attached " +
-			"save.before save.after commit.before commit.after unpin.before unpin.after",
-	},
-	{
-		name:   "add a second program",
-		setup:  []change{adding(add("a", "pass", nettest.Dev)), adding(add("b", "goon", nettest.Dev))},
-		change: adding(&xdpdv1.AddProgramRequest{Name: "n", Object: verdicts, Function: "drop", Interfaces: []string{nettest.Dev}, Position: before("b")}),
-		points: "load.maps load.pinned stage.dispatcher stage.slots stage.slots@2 stage.slots@3 stage.pinned fold.before " +
-			"save.before save.after commit.before commit.after unpin.before unpin.after",
-	},
-	{
-		name:   "add a program to two interfaces",
-		setup:  []change{adding(add("a", "tx", second)), adding(add("b", "goon", second))},
-		change: adding(&xdpdv1.AddProgramRequest{Name: "n", Object: verdicts, Function: "pass", Interfaces: []string{nettest.Dev, second}, Position: first}),
-		points: "load.maps load.pinned stage.dispatcher stage.slots stage.pinned stage.link stage.attached stage.dispatcher@2 " +
-			"stage.slots@4 stage.pinned@2 fold.before save.before save.after commit.before commit.after commit.before@2 " +
-			"commit.after@2 unpin.before unpin.after unpin.before@2 unpin.after@2",
-	},
-	{
-		name:   "remove a program from one of its interfaces",
-		setup:  []change{adding(add("n", "drop", nettest.Dev, second)), adding(add("a", "pass", nettest.Dev, second))},
-		change: removing("n", second),
-		points: "stage.dispatcher stage.slots stage.pinned fold.before save.before save.after commit.before commit.after " +
-			"unpin.before unpin.after",
-	},
-	{
-		name: "remove a program from its last places",
-		setup: []change{
-			adding(add("n", "drop", nettest.Dev, second)), adding(add("a", "pass", nettest.Dev)),
-			updating(&xdpdv1.MemberUpdate{Program: "n", Interface: second, Priority: ptr(int32(7))}),
-		},
-		change: removing("n"),
-		points: "stage.dispatcher stage.slots stage.pinned fold.before stage.dispatcher@2 stage.pinned@2 fold.before@2 " +
-			"save.before save.after commit.before commit.after commit.before@2 commit.after@2 unpin.before unpin.after " +
-			"detach.before detach.after unload.before",
-	},
-	{
-		name:   "reorder",
-		setup:  []change{adding(add("a", "pass", nettest.Dev, second)), adding(add("d", "drop", nettest.Dev, second))},
-		change: updating(&xdpdv1.MemberUpdate{Program: "a", Position: last}),
-		points: "stage.dispatcher stage.slots stage.slots@2 stage.pinned fold.before stage.dispatcher@2 stage.slots@4 " +
-			"stage.pinned@2 fold.before@2 save.before save.after commit.before commit.after commit.before@2 commit.after@2 " +
-			"unpin.before unpin.after unpin.before@2 unpin.after@2",
-	},
-}
-
-// tried are the operations that are disturbed at every point. On emulated kernels, which are slow, they are those
-// that together meet all points; with the inline linker, which is tried in full natively, one.
-func tried() (ops []operation) {
-	for _, op := range operations {
-		switch {
-		case !testing.Short(), op.name == "reorder":
-		case os.Getenv("XDPD_TEST_LINKER") == "inline":
-			continue
-		case op.name != "add a program to two interfaces" && op.name != "remove a program from its last places":
-			continue
-		}
-		ops = append(ops, op)
-	}
-	return ops
-}
-
-func ptr[T any](v T) *T { return &v }
-
-// met are the points that the operation meets, in order.
-func (op operation) met() (points []met) {
-	for _, p := range strings.Fields(op.points) {
-		name, n, _ := strings.Cut(p, "@")
-		hit, err := strconv.Atoi(n)
-		if err != nil {
-			hit = 1
-		}
-		// A commit is met once for each interface, and is never left out.
-		if testing.Short() && hit > 1 && !strings.HasPrefix(name, "commit.") {
-			continue
-		}
-		points = append(points, met{name, hit})
-	}
-	return points
-}
-
-// met is the hit-th time that an operation meets a point.
-type met struct {
-	point string
-	hit   int
-}
 
 // prepare makes the state before the operation, with some traffic. No daemon runs then.
 func (op operation) prepare(t *testing.T) *host {
@@ -139,9 +35,9 @@ func (h *host) disturbed(at met, action string) {
 	h.start(fmt.Sprintf("XDPD_FAILPOINT=%s=%s@%d", at.point, action, at.hit))
 }
 
-// outcome says what holds when the operation was cut off at a point: whether the intent was saved, and which
-// chain each interface runs; one without members stands for none.
-func (op operation) outcome(old, next *model, point string, hit int) (saved bool, live map[string]chain.Chain) {
+// outcome says what holds when the operation was cut off at a point: whether the intent was saved, and whose chain each
+// interface runs, that of the old model or of the next one.
+func (op operation) outcome(old, next *model, point string, hit int) (saved bool, live map[string]*model) {
 	order := slices.Index(failpoint.All[:], point)
 	saved = order >= slices.Index(failpoint.All[:], failpoint.SaveAfter) && point != failpoint.FoldBefore
 	committed := 0
@@ -153,14 +49,13 @@ func (op operation) outcome(old, next *model, point string, hit int) (saved bool
 	case order > slices.Index(failpoint.All[:], failpoint.CommitAfter) && point != failpoint.FoldBefore:
 		committed = 2
 	}
-	live = map[string]chain.Chain{}
+	live = map[string]*model{}
 	for _, iface := range []string{nettest.Dev, second} {
-		if next.chains[iface].Equal(old.chains[iface]) || committed <= 0 {
-			live[iface] = old.chains[iface]
-			continue
+		live[iface] = old
+		if !next.runsSame(old, iface) && committed > 0 {
+			live[iface] = next
+			committed--
 		}
-		live[iface] = next.chains[iface]
-		committed--
 	}
 	return saved, live
 }
@@ -219,7 +114,7 @@ func (h *host) cutOff(op operation, next *model, at met) (saved bool) {
 
 // TestPointsMet sets all points that an operation is not said to meet, and expects none of them.
 func TestPointsMet(t *testing.T) {
-	for _, op := range operations {
+	for _, op := range tried() {
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
 			var others []string
@@ -300,37 +195,44 @@ func (h *host) fails(op operation, at met) {
 	if status.Code(err) == codes.OK || !strings.Contains(err.Error(), "failpoint "+at.point) {
 		h.Errorf("answer: %v, want an error of failpoint %s", err, at.point)
 	}
+	h.model.failed()
 	h.Check()
 }
 
 // TestPanic makes the daemon panic at points where nothing can fail. The daemon lives; what it left is mended
 // at the latest by its next start.
 func TestPanic(t *testing.T) {
-	op := operations[len(operations)-1]
-	for _, at := range []met{
-		{failpoint.StagePinned, 1}, {failpoint.SaveAfter, 1}, {failpoint.CommitAfter, 1}, {failpoint.UnpinBefore, 1}, {failpoint.UnpinAfter, 1},
-	} {
-		t.Run(at.point, func(t *testing.T) {
-			h := op.prepare(t)
-			h.disturbed(at, "panic")
-			next, err := op.model(h.model)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := op.send(h); status.Code(err) != codes.Internal {
-				t.Errorf("answer: %v, want INTERNAL", err)
-			}
-			if _, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{}); err != nil {
-				t.Errorf("the daemon does not answer any more: %v", err)
-			}
-			h.d.kill()
-			h.cutOff(op, next, at)
-			h.start()
-			// The revision that the panic threw away is forgotten with the next change.
-			h.do(updating(&xdpdv1.MemberUpdate{Program: "d", Priority: ptr(int32(40))}))
-			h.Check()
-			h.stop(unix.SIGTERM)
-		})
+	for name, touched := range map[string]string{"reorder": "d", "apply to two interfaces": "n"} {
+		if testing.Short() && name == "reorder" {
+			continue
+		}
+		for _, at := range []met{
+			{failpoint.StagePinned, 1}, {failpoint.SaveAfter, 1}, {failpoint.CommitAfter, 1}, {failpoint.UnpinBefore, 1}, {failpoint.UnpinAfter, 1},
+		} {
+			t.Run(name+" "+at.point, func(t *testing.T) {
+				t.Parallel()
+				op := operationOf(name)
+				h := op.prepare(t)
+				h.disturbed(at, "panic")
+				next, err := op.model(h.model)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := op.send(h); status.Code(err) != codes.Internal {
+					t.Errorf("answer: %v, want INTERNAL", err)
+				}
+				if _, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{}); err != nil {
+					t.Errorf("the daemon does not answer any more: %v", err)
+				}
+				h.d.kill()
+				h.cutOff(op, next, at)
+				h.start()
+				// The revision that the panic threw away is forgotten with the next change.
+				h.do(updating(&xdpdv1.MemberUpdate{Program: touched, Priority: ptr(int32(40))}))
+				h.Check()
+				h.stop(unix.SIGTERM)
+			})
+		}
 	}
 }
 
@@ -351,10 +253,20 @@ func TestKillTwice(t *testing.T) {
 		{"remove a program from its last places", failpoint.SaveAfter, failpoint.DetachBefore},
 		{"remove a program from its last places", failpoint.SaveAfter, failpoint.DetachAfter},
 		{"remove a program from its last places", failpoint.CommitAfter, failpoint.UnloadBefore},
+		{"apply to two interfaces", failpoint.SaveAfter, failpoint.CommitBefore},
+		{"apply to two interfaces", failpoint.CommitAfter, failpoint.UnloadBefore},
+		{"roll back", failpoint.StagePinned, failpoint.UnloadBefore},
+		{"replace a program and wait", failpoint.SaveAfter, failpoint.CommitBefore},
+		{"confirm", failpoint.ConfirmSaved, failpoint.UnloadBefore},
+		{"cancel", failpoint.SaveAfter, failpoint.CommitBefore},
+		{"cancel", failpoint.CommitAfter, failpoint.UnloadBefore},
 	} {
+		if testing.Short() && c.op == "reorder" {
+			continue // the others do what it does
+		}
 		t.Run(c.op+" "+c.first+" "+c.then, func(t *testing.T) {
 			t.Parallel()
-			op := operations[slices.IndexFunc(operations, func(op operation) bool { return op.name == c.op })]
+			op := operationOf(c.op)
 			h := op.prepare(t)
 			h.disturbed(met{c.first, 1}, "kill")
 			next, err := op.model(h.model)
@@ -389,7 +301,9 @@ func TestKillDuringStop(t *testing.T) {
 				h.Check()
 				h.d.signal(os.Interrupt)
 				h.d.killed()
-				h.model.stopped()
+				if h.model.cutOff(); finish != "start" || point == failpoint.StopDetached {
+					h.model.reload() // programs were unloaded, or will be
+				}
 				if finish == "start" {
 					h.start()
 					h.Check()

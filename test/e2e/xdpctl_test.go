@@ -140,6 +140,9 @@ func (h *host) reads(t *testing.T) {
 		if err := protojson.Unmarshal([]byte(h.ctl(0, append(c.args, "-o", "json")...).stdout), got); err != nil || !proto.Equal(got, c.want) {
 			t.Errorf("xdpctl %v as JSON: %v\n got %v\nwant %v", c.args, err, got, c.want)
 		}
+		if c.args[0] == "chain" { // as YAML it is a file for apply: TestApply
+			continue
+		}
 		var tree any
 		err := yaml.Unmarshal([]byte(h.ctl(0, append(c.args, "-o", "yaml")...).stdout), &tree)
 		text, jerr := json.Marshal(tree)

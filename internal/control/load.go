@@ -4,6 +4,7 @@ package control
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 
 	"github.com/xdpd/xdpd/chain"
@@ -59,7 +60,8 @@ func (c *Controller) loadOne(ch *change, p store.Program, w wanted, pinned []uin
 		c.log.Error("maps are for root alone", "program", p.Name, "error", err)
 	}
 	origins, err := c.plane.Load(load)
-	if err != nil && w.lenient && load.Share != 0 {
+	unfit := errors.Is(err, &chain.Error{Reason: chain.MapInvalid}) || errors.Is(err, fs.ErrNotExist)
+	if unfit && w.lenient && load.Share != 0 {
 		c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", p.Name, "from", load.Shared, "error", err)
 		load.Share = 0
 		origins, err = c.plane.Load(load)

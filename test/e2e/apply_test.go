@@ -200,8 +200,10 @@ func TestApplyRefused(t *testing.T) {
 	foreign, detach := h.foreign(third)
 	for name, c := range map[string]struct{ file, reason, says string }{
 		"a foreign program": {"chains: {xdev0: {members: [m]}, xdev1: {members: [m, tail]}, xdev2: {members: [guard]}}", "INTERFACE_BUSY", "interface: xdev2"},
-		"the verifier": {"programs: {bad: {object: bad.o}}\nchains: {xdev0: {members: [m]}, xdev1: {members: [bad]}}",
-			"VERIFIER_REJECTED", "the end of the verifier's log"},
+		"the verifier": {
+			"programs: {bad: {object: bad.o}}\nchains: {xdev0: {members: [m]}, xdev1: {members: [bad]}}",
+			"VERIFIER_REJECTED", "the end of the verifier's log",
+		},
 		"no such interface":         {"chains: {xdev0: {members: [m]}, nosuch0: {members: [m]}}", "INTERFACE_NOT_FOUND", "interface: nosuch0"},
 		"no such program":           {"chains: {xdev0: {members: [m, nobody]}}", "PROGRAM_NOT_FOUND", "program: nobody"},
 		"no such object":            {"programs: {n: {object: 'sha256:" + strings.Repeat("ab", 32) + "'}}\nchains: {xdev0: {members: [n]}}", "OBJECT_NOT_FOUND", ""},

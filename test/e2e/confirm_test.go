@@ -284,7 +284,7 @@ func (h *host) waitUntil(deadline time.Duration) {
 	defer timer.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := timer.Set(deadline); err == nil {
+	if err = timer.Set(deadline); err == nil {
 		err = timer.Wait(ctx)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -20,6 +21,7 @@ import (
 func TestPage(t *testing.T) {
 	api := protodesc.ToFileDescriptorProto(xdpdv1.File_xdpd_v1_xdpd_proto)
 	set := &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{
+		protodesc.ToFileDescriptorProto(durationpb.File_google_protobuf_duration_proto),
 		protodesc.ToFileDescriptorProto(timestamppb.File_google_protobuf_timestamp_proto), api,
 	}}
 	comment := " Adds | a program.\n"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,7 +78,7 @@ func (w *walk) drawAct() act {
 		}
 		return a
 	}
-	a := act{request: w.change(w.model), iface: w.pick(w.interfaces), packets: uint64(w.IntN(4)), full: w.one(fullCheck)}
+	a := act{request: w.change(w.model), iface: w.pick(w.interfaces), packets: uint64(w.IntN(4)), full: !testing.Short() || w.one(fullCheck)}
 	if _, rollback := a.request.(*xdpdv1.RollbackRequest); rollback {
 		a.back = w.IntN(8)
 	}
@@ -93,7 +94,7 @@ func (w *walk) drawAct() act {
 	return a
 }
 
-// fullCheck is after how many operations everything is looked at, on average.
+// fullCheck is after how many operations everything is looked at where time is short, on average; else after each.
 const fullCheck = 4
 
 // on is the request of an act as it is with a model.

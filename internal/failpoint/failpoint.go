@@ -38,7 +38,7 @@ const (
 	DetachAfter     = "detach.after"     // after it, its pins are still there
 	ConfirmSaved    = "confirm.saved"    // a change is confirmed, what it replaced still has pins
 	StopSaved       = "stop.saved"       // the daemon stops; what is to come back is saved
-	StopDetached    = "stop.detached"    // all links are detached, pins are still there
+	StopDetached    = "stop.detached"    // all links are detached and pins gone, the folder is still there
 )
 
 // All holds every point, for tests that try each.

@@ -20,7 +20,7 @@ import (
 
 const (
 	stopDelay     = 10 * time.Second
-	binaryTimeout = "15m"  // for one test binary
+	binaryTimeout = "25m"  // for one test binary
 	vmSeconds     = "2400" // for all of them in one VM
 	vmMemory      = "1024" // MiB
 )

@@ -21,7 +21,7 @@ import (
 const (
 	stopDelay     = 10 * time.Second
 	binaryTimeout = "25m"  // for one test binary
-	vmSeconds     = "2400" // for all of them in one VM
+	vmSeconds     = "3600" // for all of them in one VM
 	vmMemory      = "1024" // MiB
 )
 

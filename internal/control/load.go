@@ -59,19 +59,29 @@ func (c *Controller) loadOne(ch *change, p store.Program, w wanted, pinned []uin
 		}
 		c.log.Error("maps are for root alone", "program", p.Name, "error", err)
 	}
-	origins, err := c.plane.Load(load)
-	unfit := errors.Is(err, &chain.Error{Reason: chain.MapInvalid}) || errors.Is(err, fs.ErrNotExist)
-	if unfit && w.lenient && load.Share != 0 {
-		c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", p.Name, "from", load.Shared, "error", err)
-		load.Share = 0
-		origins, err = c.plane.Load(load)
+	do := c.plane.Load
+	if w.lenient {
+		do = c.loadLenient
 	}
+	origins, err := do(load)
 	if err != nil {
 		return err
 	}
 	ch.origins[p.Name] = origins
 	c.remember(p.ID, w.object)
 	return nil
+}
+
+// loadLenient loads a program with maps of its own where those that it is to share do not fit it any more.
+func (c *Controller) loadLenient(load dispatcher.Load) ([]dispatcher.MapOrigin, error) {
+	origins, err := c.plane.Load(load)
+	unfit := errors.Is(err, &chain.Error{Reason: chain.MapInvalid}) || errors.Is(err, fs.ErrNotExist)
+	if load.Share == 0 || !unfit {
+		return origins, err
+	}
+	c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", load.Name, "from", load.Shared, "error", err)
+	load.Share = 0
+	return c.plane.Load(load)
 }
 
 // share names the program whose maps a program is to use.

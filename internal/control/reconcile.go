@@ -137,13 +137,7 @@ func (c *Controller) reload(p store.Program) error {
 	if load.Share != 0 && !slices.Contains(pinned, load.Share) {
 		load.Share = 0
 	}
-	_, err = c.plane.Load(load)
-	if err != nil && load.Share != 0 {
-		c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", p.Name, "from", p.Settings.ShareMapsFrom, "error", err)
-		load.Share = 0
-		_, err = c.plane.Load(load)
-	}
-	if err != nil {
+	if _, err := c.loadLenient(load); err != nil {
 		return err
 	}
 	c.setProblem("program "+p.Name, "")

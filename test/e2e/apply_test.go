@@ -257,9 +257,11 @@ func (h *host) foreign(iface string) (id uint32, detach func()) {
 		h.Fatal(err)
 	}
 	h.Cleanup(func() { l.Close() })
-	return h.attached(iface), func() {
+	id = h.attached(iface)
+	return id, func() {
 		l.Close()
-		h.eventually("the foreign program is gone", func() bool { return h.attached(iface) == 0 })
+		// Whoever waits for the interface may have taken it by the time it is looked at.
+		h.eventually("the foreign program is gone", func() bool { return h.attached(iface) != id })
 	}
 }
 

@@ -84,7 +84,7 @@ func runNative(ctx context.Context, o options, packages []pkg, c *collector) {
 			args := []string{
 				"env", "XDPD_BIN_DIR=" + filepath.Join(o.work, "bin"), "XDPD_TEST_LINKER=" + linker, p.binary(o.work),
 			}
-			args = append(args, testFlags(o)...)
+			args = append(append(args, testFlags...), "-test.run="+o.run)
 			if os.Geteuid() != 0 {
 				args = append([]string{"sudo"}, args...)
 			}
@@ -99,9 +99,8 @@ func runNative(ctx context.Context, o options, packages []pkg, c *collector) {
 	}
 }
 
-func testFlags(o options) []string {
-	return []string{"-test.v=test2json", "-test.timeout=" + binaryTimeout, "-test.run=" + o.run}
-}
+// testFlags are for every test binary.
+var testFlags = []string{"-test.v=test2json", "-test.timeout=" + binaryTimeout}
 
 func logFile(o options, kernel, name, linker string) string {
 	parts := []string{kernel, strings.ReplaceAll(name, "/", "-")}
@@ -126,16 +125,26 @@ func fetchKernel(ctx context.Context, kernel string) (string, error) {
 type vmRun struct {
 	pkg    pkg
 	linker string
+	tests  string // pattern of the tests to run
 }
 
-// runVM runs all kernel tests with both linkers in one VM.
-func runVM(ctx context.Context, o options, version string, packages []pkg, c *collector) {
+// kernelsSay are the tests of the daemon that a kernel has most say in. The rest of them runs with the inline linker
+// on this machine, and with freplace on the first kernel: emulation is slow.
+const kernelsSay = `^Test(Continuity|FullChain|Kill|RandomOperations|SharedMaps|Settings|Trace|Undone|UndoOf.*)$`
+
+// runVM runs the kernel tests with both linkers in one VM, and all those of the daemon if it is the first kernel.
+func runVM(ctx context.Context, o options, version string, first bool, packages []pkg, c *collector) {
 	var runs []vmRun
 	for _, p := range packages {
-		if p.kernel {
-			for _, linker := range p.linkers("freplace", "inline") {
-				runs = append(runs, vmRun{p, linker})
+		if !p.kernel {
+			continue
+		}
+		for _, linker := range p.linkers("freplace", "inline") {
+			r := vmRun{p, linker, o.run}
+			if p.name == daemonTests && o.run == "" && (!first || linker == "inline") {
+				r.tests = kernelsSay
 			}
+			runs = append(runs, r)
 		}
 	}
 	kernel := series(version)
@@ -182,7 +191,7 @@ func vmArguments(o options, version string, runs []vmRun) ([]string, error) {
 	var plan bytes.Buffer
 	added := map[string]bool{}
 	for i, r := range runs {
-		fmt.Fprintf(&plan, "%d %s %s\n", i, r.pkg.binary("/t"), r.linker)
+		fmt.Fprintf(&plan, "%d %s %s %s\n", i, r.pkg.binary("/t"), cmp.Or(r.linker, "-"), r.tests)
 		if added[r.pkg.name] {
 			continue
 		}
@@ -201,7 +210,7 @@ func vmArguments(o options, version string, runs []vmRun) ([]string, error) {
 		return nil, err
 	}
 	// Emulation is slow: what is tried in full on this machine is tried in its main parts there.
-	return append(append(append(args, version, script), testFlags(o)...), "-test.short"), nil
+	return append(append(append(args, version, script), testFlags...), "-test.short"), nil
 }
 
 // capture runs cmd with its output to a log and to the writers, and returns the output and how it ended: "" is well.

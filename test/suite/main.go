@@ -88,12 +88,12 @@ func runAll(ctx context.Context, o options, stdout io.Writer) ([]result, error) 
 		}
 	}
 	if slices.Contains(o.parts, "vm") {
-		for _, kernel := range o.kernels {
+		for i, kernel := range o.kernels {
 			version, err := fetchKernel(ctx, kernel)
 			if err != nil {
 				return nil, err
 			}
-			tasks = append(tasks, func() { runVM(ctx, o, version, packages, c) })
+			tasks = append(tasks, func() { runVM(ctx, o, version, i == 0, packages, c) })
 		}
 	}
 	if slices.Contains(o.parts, "kernel") {

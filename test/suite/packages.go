@@ -17,12 +17,14 @@ import (
 const (
 	module = "github.com/xdpd/xdpd"
 	runner = "test/vm" // the package that tests test/vm/run
+	// daemonTests are those of the whole daemon.
+	daemonTests = "test/e2e"
 	// failpoints is what the build tag failpoint is about, and has tests for without it too.
 	failpoints = "internal/failpoint"
 )
 
 // perLinker are the packages whose tests take the linker from XDPD_TEST_LINKER.
-var perLinker = []string{"dispatcher", "test/e2e"}
+var perLinker = []string{"dispatcher", daemonTests}
 
 // kernelImports are the modules and packages that only those tests import that need a kernel and root.
 var kernelImports = []string{"github.com/cilium/ebpf", "github.com/vishvananda/netlink", module + "/internal/netif/nettest"}

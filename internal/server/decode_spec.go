@@ -199,22 +199,9 @@ func decodeSettings(field string, s *xdpdv1.ProgramSettings) (*chain.Settings, e
 	if s == nil {
 		return nil, nil //nolint:nilnil // nil stands for "not given"
 	}
-	globals := s.GetGlobals()
-	if n := len(globals); n > maxSettings {
-		return nil, invalid(field+".globals", "there are %d, at most %d are taken", n, maxSettings)
-	}
-	total := 0
-	for _, name := range slices.Sorted(maps.Keys(globals)) {
-		at := entry(field+".globals", name)
-		if err := given(at, name); err != nil {
-			return nil, err
-		}
-		if n := len(globals[name]); n > maxGlobal {
-			return nil, invalid(at, "its value has %d bytes, at most %d (64 KiB) are taken", n, maxGlobal)
-		}
-		if total += len(globals[name]); total > maxGlobals {
-			return nil, invalid(field+".globals", "the values have more than %d bytes (1 MiB) together", maxGlobals)
-		}
+	globals, err := decodeGlobals(field+".globals", s.GetGlobals())
+	if err != nil {
+		return nil, err
 	}
 	entries := s.GetMaxEntries()
 	if n := len(entries); n > maxSettings {
@@ -238,4 +225,34 @@ func decodeSettings(field string, s *xdpdv1.ProgramSettings) (*chain.Settings, e
 	return &chain.Settings{
 		Globals: globals, MaxEntries: entries, ShareMapsFrom: s.GetShareMapsFrom(), MapGroup: s.GetMapGroup(),
 	}, nil
+}
+
+// decodeGlobals brings the values to one spelling, so that the same ones make no difference whoever wrote them.
+func decodeGlobals(field string, values map[string]string) (map[string]string, error) {
+	if n := len(values); n > maxSettings {
+		return nil, invalid(field, "there are %d, at most %d are taken", n, maxSettings)
+	}
+	if len(values) == 0 {
+		return nil, nil
+	}
+	total := 0
+	globals := make(map[string]string, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		at := entry(field, name)
+		if err := given(at, name); err != nil {
+			return nil, err
+		}
+		if n := len(values[name]); n > maxGlobal {
+			return nil, invalid(at, "its value has %d bytes, at most %d (64 KiB) are taken", n, maxGlobal)
+		}
+		globals[name] = chain.Spelled(values[name])
+		// A few characters are longer in that spelling.
+		if n := len(globals[name]); n > maxGlobal {
+			return nil, invalid(at, "its value has %d bytes when its characters are written as xdpd does, at most %d (64 KiB) are taken", n, maxGlobal)
+		}
+		if total += max(len(values[name]), len(globals[name])); total > maxGlobals {
+			return nil, invalid(field, "the values have more than %d bytes (1 MiB) together", maxGlobals)
+		}
+	}
+	return globals, nil
 }

@@ -142,3 +142,38 @@ func TestTestRunIsValidated(t *testing.T) {
 		"as many bytes as allowed":   func(r request) { r.Packets = append(packets(256, maxPacket), make([]byte, 256)) },
 	})
 }
+
+// Whoever wrote them, the same values of globals are the same text; what is no JSON is for the object to refuse.
+func TestGlobalsHaveOneSpelling(t *testing.T) {
+	given := map[string]string{"a": " 2\n", "b": `[1, "\u003c"]`, "c": "two words"}
+	want := map[string]string{"a": "2", "b": `[1,"<"]`, "c": "two words"}
+	settings := func() *xdpdv1.ProgramSettings { return &xdpdv1.ProgramSettings{Globals: maps.Clone(given)} }
+	for name, decode := range map[string]func() (*chain.Settings, error){
+		"AddProgram": func() (*chain.Settings, error) {
+			r := add("eth0")
+			r.Settings = settings()
+			got, err := decodeAdd(r, self())
+			return &got.Settings, err
+		},
+		"ReplaceProgram": func() (*chain.Settings, error) {
+			got, err := decodeReplace(&xdpdv1.ReplaceProgramRequest{Name: "a", Settings: settings()}, self())
+			return got.Settings, err
+		},
+		"SetChains": func() (*chain.Settings, error) {
+			r := set()
+			r.Programs[0].Settings = settings()
+			got, err := decodeSet(r, self())
+			if err != nil {
+				return nil, err
+			}
+			return got.Programs[0].Settings, nil
+		},
+	} {
+		if got, err := decode(); err != nil || !maps.Equal(got.Globals, want) {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
+		}
+	}
+	if _, err := decodeGlobals("settings.globals", map[string]string{"a": `"` + strings.Repeat("\u2028", maxGlobal/3-1) + `"`}); err == nil || field(t, err) != `settings.globals["a"]` {
+		t.Errorf("a value that is too long in that spelling: %v", err)
+	}
+}

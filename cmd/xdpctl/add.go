@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -78,8 +79,8 @@ func (a *app) runAdd(cmd *cobra.Command, args []string, o *addFlags) error {
 	if req.Object, err = a.objectOf(cmd, args, req.GetObjectSha256()); err != nil {
 		return err
 	}
-	return change(a, cmd, &o.changeFlags, func(c *client.Client) (*xdpdv1.AddProgramResponse, error) {
-		return c.AddProgram(cmd.Context(), req)
+	return change(a, cmd, &o.changeFlags, func(ctx context.Context, c *client.Client) (*xdpdv1.AddProgramResponse, error) {
+		return c.AddProgram(ctx, req)
 	}, func(w io.Writer, resp *xdpdv1.AddProgramResponse) {
 		for _, ch := range resp.GetChains() {
 			fmt.Fprintln(w, placed(ch, resp.GetProgram().GetName()))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -77,8 +78,8 @@ func (a *app) apply() *cobra.Command {
 				return &failure{err}
 			}
 			req.FreshMaps, req.Options = freshMaps, opts
-			return change(a, cmd, o, func(c *client.Client) (*xdpdv1.SetChainsResponse, error) {
-				return c.SetChains(cmd.Context(), req)
+			return change(a, cmd, o, func(ctx context.Context, c *client.Client) (*xdpdv1.SetChainsResponse, error) {
+				return c.SetChains(ctx, req)
 			}, func(w io.Writer, resp *xdpdv1.SetChainsResponse) { outline(w, resp) })
 		},
 	}

@@ -43,8 +43,9 @@ names or on none, and by one swap on each.
   makes the change at once, and has the daemon undo it unless it is confirmed within that time, 1s to 24h: for a
   change that may cut one's own connection. A daemon that was killed meanwhile undoes it when it is started again
   and the time is up. xdpctl waits: on a terminal it asks whether to keep the change, and y keeps it; else it waits
-  for xdpctl confirm from elsewhere. Any other answer, Ctrl-C and SIGTERM undo it at once. The exit status is 0 if
-  the change stays, else 1.
+  for xdpctl confirm from elsewhere. Any other answer, Ctrl-C and SIGTERM undo it at once; if it is just being made,
+  as soon as the daemon has answered. A second Ctrl-C ends xdpctl and leaves the change to the daemon. The exit
+  status is 0 if the change is known to stay, else 1.
   With --no-wait it returns as soon as the change is made.
 
 --comment TEXT
@@ -128,20 +129,19 @@ type changed interface {
 
 // change makes a change and prints what came of it: table prints the answer to one that was made. A change that
 // waits to be confirmed is waited for.
-func change[R changed](a *app, cmd *cobra.Command, o *changeFlags, call func(*client.Client) (R, error), table func(io.Writer, R)) error {
+func change[R changed](a *app, cmd *cobra.Command, o *changeFlags, call func(context.Context, *client.Client) (R, error), table func(io.Writer, R)) error {
 	return a.with(func(c *client.Client) error {
-		apply := func() (changed, error) {
-			resp, err := call(c)
-			if err != nil {
-				return nil, err
-			}
-			return resp, a.printChange(resp, func(w io.Writer) { table(w, resp) })
+		show := func(resp R) error {
+			return a.printChange(resp, func(w io.Writer) { table(w, resp) })
 		}
 		if o.within == 0 || o.noWait || o.dryRun {
-			_, err := apply()
-			return err
+			resp, err := call(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			return show(resp)
 		}
-		return a.confirmed(cmd.Context(), c, apply)
+		return confirmed(cmd.Context(), a, c, call, show)
 	})
 }
 

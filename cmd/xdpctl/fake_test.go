@@ -15,7 +15,6 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,11 +22,12 @@ import (
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/client"
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.golden and the blocks of docs/xdpctl.md anew")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // fake is a daemon that gives fixed answers and remembers what it was asked.
 type fake struct {
@@ -60,7 +60,8 @@ func (f *fake) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.UnaryInterceptor(f.serve), grpc.MaxRecvMsgSize(64<<20))
+	// A watch that outlived the stop could take an event that is for the next one.
+	s := grpc.NewServer(grpc.UnaryInterceptor(f.serve), grpc.MaxRecvMsgSize(64<<20), grpc.WaitForHandlers(true))
 	xdpdv1.RegisterXdpdServiceServer(s, f)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -43,12 +44,12 @@ func (a *app) order() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return change(a, cmd, o, func(c *client.Client) (*xdpdv1.UpdateMembersResponse, error) {
-				resp, err := c.GetChain(cmd.Context(), &xdpdv1.GetChainRequest{Interface: args[0]})
+			return change(a, cmd, o, func(ctx context.Context, c *client.Client) (*xdpdv1.UpdateMembersResponse, error) {
+				resp, err := c.GetChain(ctx, &xdpdv1.GetChainRequest{Interface: args[0]})
 				if err != nil {
 					return nil, err
 				}
-				return c.UpdateMembers(cmd.Context(), orderRequest(resp.GetChain(), args[0], programs, opts))
+				return c.UpdateMembers(ctx, orderRequest(resp.GetChain(), args[0], programs, opts))
 			}, func(w io.Writer, resp *xdpdv1.UpdateMembersResponse) { outline(w, resp) })
 		},
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -65,8 +66,8 @@ func (a *app) runReplace(cmd *cobra.Command, args []string, o *replaceFlags) err
 	if req.Object, err = a.objectOf(cmd, args[1:], req.GetObjectSha256()); err != nil {
 		return err
 	}
-	return change(a, cmd, &o.changeFlags, func(c *client.Client) (*xdpdv1.ReplaceProgramResponse, error) {
-		return c.ReplaceProgram(cmd.Context(), req)
+	return change(a, cmd, &o.changeFlags, func(ctx context.Context, c *client.Client) (*xdpdv1.ReplaceProgramResponse, error) {
+		return c.ReplaceProgram(ctx, req)
 	}, func(w io.Writer, resp *xdpdv1.ReplaceProgramResponse) {
 		for _, ch := range resp.GetChains() {
 			fmt.Fprintln(w, placed(ch, resp.GetProgram().GetName()))

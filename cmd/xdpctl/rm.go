@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -40,8 +41,8 @@ func (a *app) rm() *cobra.Command {
 			if req.Options, err = o.options(cmd); err != nil {
 				return err
 			}
-			return change(a, cmd, o, func(c *client.Client) (*xdpdv1.RemoveProgramResponse, error) {
-				return c.RemoveProgram(cmd.Context(), req)
+			return change(a, cmd, o, func(ctx context.Context, c *client.Client) (*xdpdv1.RemoveProgramResponse, error) {
+				return c.RemoveProgram(ctx, req)
 			}, func(w io.Writer, resp *xdpdv1.RemoveProgramResponse) { removed(w, args[0], resp) })
 		},
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -41,8 +42,8 @@ func (a *app) rollback() *cobra.Command {
 				return err
 			}
 			req := &xdpdv1.RollbackRequest{Interface: args[0], Revision: to, Everywhere: everywhere, Options: opts}
-			return change(a, cmd, o, func(c *client.Client) (*xdpdv1.RollbackResponse, error) {
-				return c.Rollback(cmd.Context(), req)
+			return change(a, cmd, o, func(ctx context.Context, c *client.Client) (*xdpdv1.RollbackResponse, error) {
+				return c.Rollback(ctx, req)
 			}, func(w io.Writer, resp *xdpdv1.RollbackResponse) {
 				fmt.Fprintf(w, "%s has the chain of revision %d again\n", args[0], resp.GetRevision())
 				outline(w, resp)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -48,8 +49,8 @@ func (a *app) set() *cobra.Command {
 				return err
 			}
 			req := &xdpdv1.UpdateMembersRequest{Updates: []*xdpdv1.MemberUpdate{update}, Options: options}
-			return change(a, cmd, &o.changeFlags, func(c *client.Client) (*xdpdv1.UpdateMembersResponse, error) {
-				return c.UpdateMembers(cmd.Context(), req)
+			return change(a, cmd, &o.changeFlags, func(ctx context.Context, c *client.Client) (*xdpdv1.UpdateMembersResponse, error) {
+				return c.UpdateMembers(ctx, req)
 			}, func(w io.Writer, resp *xdpdv1.UpdateMembersResponse) {
 				for _, ch := range resp.GetChains() {
 					fmt.Fprintln(w, placed(ch, args[0]))

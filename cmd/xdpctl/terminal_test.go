@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +46,9 @@ func openTerminal(t *testing.T) (keyboard, terminal *os.File) {
 	return keyboard, terminal
 }
 
+// question is how a change that waits for a minute is asked about.
+var question = regexp.MustCompile(`keep it\? 00:0(1:00|0:\d\d) left \[y/N\] `)
+
 func TestTerminal(t *testing.T) {
 	objects(t)
 	confirm := &xdpdv1.ConfirmResponse{Change: change7()}
@@ -63,7 +68,7 @@ func TestTerminal(t *testing.T) {
 		t.Run(fmt.Sprintf("%q", c.typed), func(t *testing.T) {
 			f := startFake(t, map[string]any{"AddProgram": addedPending(), "Confirm": confirm, "Cancel": cancelled})
 			status, shown := onTerminal(t, t.Context(), f, func(keyboard *os.File) { keyboard.WriteString(c.typed) })
-			if status != c.status || !strings.Contains(shown, "keep it? 00:01:00 left [y/N] ") {
+			if status != c.status || !question.MatchString(shown) {
 				t.Errorf("exit status %d, %q", status, shown)
 			}
 			var confirms, cancels int
@@ -112,13 +117,14 @@ func TestTerminalWithoutAnswer(t *testing.T) {
 	t.Run("away at the answer", func(t *testing.T) {
 		f := startFake(t, map[string]any{
 			"AddProgram": addedPending(), "ListChains": &xdpdv1.ListChainsResponse{}, "Confirm": &xdpdv1.ConfirmResponse{},
-			"ListHistory": &xdpdv1.ListHistoryResponse{Entries: []*xdpdv1.HistoryEntry{{Revision: 4, Current: true}}},
+			"ListHistory": &xdpdv1.ListHistoryResponse{Entries: []*xdpdv1.HistoryEntry{current(entry7(4))}},
 		})
 		asked := 0
 		f.answers["Confirm"] = answer(func(proto.Message) (proto.Message, error) {
 			if asked++; asked == 1 { // heard, and the daemon stops before it answers
 				return nil, status.Error(codes.Unavailable, "stopping")
 			}
+			f.events <- missed()
 			return nil, refusal(t, codes.NotFound, "CHANGE_NOT_FOUND", "", "no change 7 waits", nil)
 		})
 		status, shown := onTerminal(t, t.Context(), f, func(keyboard *os.File) { keyboard.WriteString("y\n") })
@@ -167,20 +173,22 @@ func onTerminal(t *testing.T, ctx context.Context, f *fake, act func(keyboard *o
 	return status, <-done
 }
 
-// The question is printed anew each second, with the time that is left then.
+// The question is printed anew each second, with the time that is left then. In a bubble, no time passes meanwhile.
 func TestCountdown(t *testing.T) {
-	var screen strings.Builder
-	w := &waiter{app: &app{stdio: stdio{err: &screen}}, asks: true, deadline: time.Now().Add(2*time.Hour + 3*time.Minute + 4*time.Second)}
-	w.prompt(true)
-	if want := "\x1b7\rkeep it? 02:03:04 left [y/N] \x1b8"; screen.String() != want {
-		t.Errorf("got %q, want %q", screen.String(), want)
-	}
-	screen.Reset()
-	w.deadline = time.Now().Add(-time.Minute)
-	w.prompt(false)
-	if want := "keep it? 00:00:00 left [y/N] "; screen.String() != want {
-		t.Errorf("got %q, want %q", screen.String(), want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var screen strings.Builder
+		w := &waiter{app: &app{stdio: stdio{err: &screen}}, asks: true, deadline: time.Now().Add(2*time.Hour + 3*time.Minute + 4*time.Second)}
+		w.prompt(true)
+		if want := "\x1b7\rkeep it? 02:03:04 left [y/N] \x1b8"; screen.String() != want {
+			t.Errorf("got %q, want %q", screen.String(), want)
+		}
+		screen.Reset()
+		w.deadline = time.Now().Add(-time.Minute)
+		w.prompt(false)
+		if want := "keep it? 00:00:00 left [y/N] "; screen.String() != want {
+			t.Errorf("got %q, want %q", screen.String(), want)
+		}
+	})
 }
 
 // A read from a terminal or pipe on which nothing comes ends with the process's context.

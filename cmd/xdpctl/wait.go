@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/client"
@@ -22,6 +23,12 @@ import (
 // cancelTime is how long a change may take to be undone after Ctrl-C.
 const cancelTime = 10 * time.Second
 
+// answerTime is how long the daemon may take to answer a change after Ctrl-C, so that it can be undone.
+const answerTime = time.Minute
+
+// lateTime is how long after its deadline a change whose end was not told is asked about.
+const lateTime = 5 * time.Second
+
 // retryDelay is how long a daemon that is stopping or gone is left alone before it is asked again.
 const retryDelay = 100 * time.Millisecond
 
@@ -29,7 +36,7 @@ const retryDelay = 100 * time.Millisecond
 type waiter struct {
 	*app
 	client    *client.Client
-	resp      changed
+	revisions map[string]uint64 // that the change gave its interfaces; 0: no chain
 	change    *xdpdv1.PendingChange
 	deadline  time.Time // when the daemon undoes it, by the clock of this process
 	connected bool
@@ -42,9 +49,9 @@ type told struct {
 	lost error
 }
 
-// confirmed makes a change and waits until it is confirmed: nil. An error says that it was undone, or may be.
-// The watch begins before the change is made, so that nothing that becomes of it is missed.
-func (a *app) confirmed(ctx context.Context, c *client.Client, apply func() (changed, error)) error {
+// confirmed makes a change, shows the answer, and waits until the change is confirmed: nil. An error says that it was
+// undone, or may be. The watch begins before the change is made, so that nothing that becomes of it is missed.
+func confirmed[R changed](ctx context.Context, a *app, c *client.Client, call func(context.Context, *client.Client) (R, error), show func(R) error) error {
 	watching, stop := context.WithCancel(ctx)
 	events := make(chan told, 64)
 	tell := func(t told) error {
@@ -74,16 +81,55 @@ func (a *app) confirmed(ctx context.Context, c *client.Client, apply func() (cha
 	case err := <-followed:
 		return err
 	}
-	resp, err := apply()
-	if err != nil || resp.GetChange().GetPending() == nil {
+	resp, err := uninterrupted(ctx, a, c, call)
+	if err != nil {
+		return err
+	}
+	err = show(resp)
+	if resp.GetChange().GetPending() == nil {
 		return err
 	}
 	w := &waiter{
-		app: a, client: c, resp: resp, change: resp.GetChange().GetPending(), connected: true,
+		app: a, client: c, change: resp.GetChange().GetPending(), revisions: map[string]uint64{}, connected: true,
 		asks: isTerminal(a.in) && isTerminal(a.err),
 	}
+	for _, ch := range resp.GetChains() {
+		w.revisions[ch.GetInterface()] = ch.GetRevision()
+	}
 	w.deadline = time.Now().Add(w.change.GetLeft().AsDuration())
+	switch {
+	case ctx.Err() != nil:
+		return w.cancel(ctx)
+	case err != nil:
+		return err
+	}
 	return w.wait(ctx, events, followed)
+}
+
+// uninterrupted makes a call that goes on when ctx ends: a change can be undone once the daemon has told its number.
+func uninterrupted[R changed](ctx context.Context, a *app, c *client.Client, call func(context.Context, *client.Client) (R, error)) (R, error) {
+	var resp R
+	if ctx.Err() != nil {
+		return resp, ctx.Err()
+	}
+	calling, give := context.WithCancel(context.WithoutCancel(ctx))
+	defer give()
+	var err error
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		resp, err = call(calling, c)
+	}()
+	select {
+	case <-answered:
+		return resp, err
+	case <-ctx.Done():
+	}
+	fmt.Fprintln(a.err, "interrupted: the change is undone as soon as the daemon has answered; a second Ctrl-C leaves it to the daemon")
+	limit := time.AfterFunc(answerTime, give)
+	defer limit.Stop()
+	<-answered
+	return resp, err
 }
 
 // wait returns what became of the change, which it undoes when ctx ends.
@@ -104,13 +150,20 @@ func (w *waiter) wait(ctx context.Context, events <-chan told, followed <-chan e
 			if !yes {
 				return w.cancel(ctx)
 			}
-			return w.confirm(ctx)
+			answers, w.asks = nil, false
+			done, err = w.confirm(ctx)
 		case e := <-events:
 			done, err = w.heard(ctx, e)
 		case err = <-followed:
 			done = ctx.Err() == nil // else that is why
 		case <-timeUp.C:
-			done, err = !w.connected, w.gone()
+			if !w.connected {
+				return w.gone()
+			}
+			if time.Since(w.deadline) >= lateTime {
+				done, err = w.settled(ctx)
+			}
+			timeUp.Reset(lateTime)
 		case <-second.C:
 			w.prompt(true)
 		}
@@ -148,50 +201,87 @@ func (w *waiter) heard(ctx context.Context, e told) (done bool, err error) {
 	return false, nil
 }
 
-// settled finds out what became of the change while events were missed.
+// settled finds out what became of the change while events were missed. It does not where ctx ends or the daemon goes
+// away meanwhile.
 func (w *waiter) settled(ctx context.Context) (done bool, err error) {
 	waiting, err := pendings(ctx, w.client)
-	if err != nil {
-		return status.Code(err) != codes.Unavailable, err // what is away comes back, or time is up
-	}
 	if slices.ContainsFunc(waiting, func(p *xdpdv1.PendingChange) bool { return p.GetId() == w.change.GetId() }) {
 		return false, nil
 	}
-	for _, c := range w.resp.GetChains() {
-		h, err := w.client.ListHistory(ctx, &xdpdv1.ListHistoryRequest{Interface: c.GetInterface()})
-		if err != nil {
-			return status.Code(err) != codes.Unavailable, err
-		}
-		for _, e := range h.GetEntries() {
-			if e.GetCurrent() && e.GetRevision() == c.GetRevision() && c.GetRevision() != 0 {
-				w.stays()
-				return true, nil
-			}
-		}
+	stays := false
+	if err == nil {
+		stays, err = w.inForce(ctx)
 	}
-	return true, &failure{fmt.Errorf("change %d does not wait to be confirmed any more: it was undone, or others followed it; see xdpctl history",
+	switch {
+	case ctx.Err() != nil || status.Code(err) == codes.Unavailable:
+		return false, nil // what is away comes back, or time is up
+	case err != nil:
+		return true, err
+	case stays:
+		w.stays()
+		return true, nil
+	}
+	return true, &failure{fmt.Errorf("change %d does not wait to be confirmed any more, and whether it stays is not known: it was undone, or others followed it; see xdpctl history",
 		w.change.GetId())}
 }
 
-// confirm makes the change stay, if the daemon is there or comes back in time.
-func (w *waiter) confirm(ctx context.Context) error {
+// inForce tells whether the history proves that the change, which does not wait any more, was not undone: what the
+// change made of its interfaces is what they have. Where it only claimed an interface and left its chain as it was,
+// the history has nothing of it, and that proves nothing.
+func (w *waiter) inForce(ctx context.Context) (bool, error) {
+	proven := false
+	for _, iface := range w.change.GetInterfaces() {
+		h, err := w.client.ListHistory(ctx, &xdpdv1.ListHistoryRequest{Interface: iface})
+		if client.Reason(err) == xdpdv1.ErrorReason_ERROR_REASON_CHAIN_NOT_FOUND {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		i := slices.IndexFunc(h.GetEntries(), func(e *xdpdv1.HistoryEntry) bool { return w.made(iface, e) })
+		if i < 0 {
+			continue
+		}
+		if !h.GetEntries()[i].GetCurrent() {
+			return false, nil
+		}
+		proven = true
+	}
+	return proven, nil
+}
+
+// made tells whether an entry of an interface's history is of the change. The answer has no revision of a chain that
+// is gone.
+func (w *waiter) made(iface string, e *xdpdv1.HistoryEntry) bool {
+	revision, answered := w.revisions[iface]
+	if !answered || e.GetWhat() != w.change.GetWhat() || !proto.Equal(e.GetCaller(), w.change.GetCaller()) {
+		return false
+	}
+	if revision == 0 {
+		return len(e.GetChain().GetMembers()) == 0
+	}
+	return e.GetRevision() == revision
+}
+
+// confirm makes the change stay, if the daemon is there or comes back in time. If the daemon knows of no such change any
+// more, because somebody else was quicker or it did not answer what it heard, the watch tells what became of it.
+func (w *waiter) confirm(ctx context.Context) (done bool, err error) {
 	inTime, cancel := context.WithDeadline(ctx, w.deadline)
 	defer cancel()
-	for lost := false; ; lost = true {
+	for {
 		_, err := w.client.Confirm(inTime, &xdpdv1.ConfirmRequest{Id: w.change.GetId()}, grpc.WaitForReady(true))
 		switch {
 		case err == nil:
 			w.stays()
-			return nil
+			return true, nil
 		case ctx.Err() != nil:
-			return w.cancel(ctx)
+			return true, w.cancel(ctx)
 		case inTime.Err() != nil:
-			return w.gone()
-		case lost && client.Reason(err) == xdpdv1.ErrorReason_ERROR_REASON_CHANGE_NOT_FOUND:
-			_, err := w.settled(ctx) // the daemon may have heard what it did not answer
-			return err
+			return true, w.gone()
+		case client.Reason(err) == xdpdv1.ErrorReason_ERROR_REASON_CHANGE_NOT_FOUND:
+			return false, nil
 		case status.Code(err) != codes.Unavailable:
-			return err
+			return true, err
 		}
 		select {
 		case <-inTime.Done():

@@ -193,7 +193,7 @@ func TestWaitsThroughRestart(t *testing.T) {
 	waiting := eth0()
 	waiting.Pending = change7()
 	history := func(revision uint64) *xdpdv1.ListHistoryResponse {
-		return &xdpdv1.ListHistoryResponse{Entries: []*xdpdv1.HistoryEntry{{Revision: revision, Current: true}}}
+		return &xdpdv1.ListHistoryResponse{Entries: []*xdpdv1.HistoryEntry{current(entry7(revision))}}
 	}
 	for _, c := range []struct {
 		name   string

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -46,6 +47,7 @@ type Plane struct {
 	lock   *os.File
 	linker linker
 	probes []Probe
+	way    sync.Mutex // protects the modes of the folders on the way to programs, and the programs' names in there
 	reason string
 }
 

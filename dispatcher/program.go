@@ -53,18 +53,28 @@ func (p *Plane) Load(l Load) (origins []MapOrigin, err error) {
 	if err := failpoint.Err(failpoint.LoadPinned); err != nil {
 		return nil, err
 	}
+	if err := p.install(dir, l); err != nil {
+		return nil, err
+	}
+	done = true
+	return origins, nil
+}
+
+// install gives the folder of a program that is whole its name, and lets a group pass to it.
+func (p *Plane) install(dir string, l Load) error {
+	p.way.Lock()
+	defer p.way.Unlock()
 	if l.GID != 0 {
-		for _, way := range []string{p.root, filepath.Join(p.root, "programs")} {
-			if err := os.Chmod(way, 0o711); err != nil {
-				return nil, fmt.Errorf("let group %d pass to the maps of program %q: %w", l.GID, l.Name, err)
+		for _, folder := range p.wayFolders() {
+			if err := os.Chmod(folder, wayOpen); err != nil {
+				return errors.Join(fmt.Errorf("let group %d pass to the maps of program %q: %w", l.GID, l.Name, err), p.closeWay())
 			}
 		}
 	}
 	if err := os.Rename(dir, p.programDir(l.ID)); err != nil {
-		return nil, fmt.Errorf("name the folder of program %q: %w", l.Name, err)
+		return errors.Join(fmt.Errorf("name the folder of program %q: %w", l.Name, err), p.closeWay())
 	}
-	done = true
-	return origins, nil
+	return nil
 }
 
 // fill loads a program and pins in folder dir what it needs.
@@ -106,15 +116,64 @@ func (p *Plane) fill(dir string, l Load) ([]MapOrigin, error) {
 	return origins, nil
 }
 
-// Unload removes the pins of a program; it stays in the kernel only as long as revisions hold it. An absent
-// program is fine.
+// Unload removes the pins of a program; it stays in the kernel only as long as revisions hold it. With the last program
+// whose maps a group may open, nobody but root passes to the pins any more. An absent program is fine.
 func (p *Plane) Unload(id uint64) error {
 	failpoint.Hit(failpoint.UnloadBefore)
 	dir := p.programDir(id)
+	return errors.Join(p.uninstall(dir), removeTree(dir+unfinished))
+}
+
+// uninstall takes its name from a program's folder. The way to the maps ends with the last program that a group may
+// come to.
+func (p *Plane) uninstall(dir string) error {
+	p.way.Lock()
+	defer p.way.Unlock()
 	if err := os.Rename(dir, dir+unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove pins: %w", err)
 	}
-	return removeTree(dir + unfinished)
+	return p.closeWay()
+}
+
+// The modes of the folders on the way to the maps of programs: with wayOpen a group may pass and sees nothing else.
+const (
+	wayOpen   = 0o711
+	wayClosed = 0o700
+)
+
+func (p *Plane) wayFolders() []string { return []string{p.root, filepath.Join(p.root, "programs")} }
+
+// closeWay lets nobody pass to the programs unless one has maps that a group may open. The caller holds p.way, or is
+// alone.
+func (p *Plane) closeWay() error {
+	info, err := os.Stat(p.root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at the folder for pins: %w", err)
+	case info.Mode().Perm() == wayClosed:
+		return nil
+	}
+	ids, err := p.Programs()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		info, err := os.Stat(p.programDir(id))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look at the folder of program %d: %w", id, err)
+		}
+		if err == nil && info.Mode().Perm() == wayOpen {
+			return nil
+		}
+	}
+	for _, folder := range p.wayFolders() {
+		if err := os.Chmod(folder, wayClosed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("close the way to the maps of programs: %w", err)
+		}
+	}
+	return nil
 }
 
 // unfinished ends the name of a program's folder that is being filled or emptied.
@@ -130,7 +189,7 @@ func (p *Plane) sweepUnfinished() error {
 			errs = append(errs, removeTree(filepath.Join(dir, name)))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.closeWay())...)
 }
 
 // Programs are the ids that have pins.

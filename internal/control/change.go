@@ -45,9 +45,11 @@ type change struct {
 type step struct {
 	iface  string
 	device dispatcher.Device
-	gone   bool // the interface does not exist: only the intent changes
+	gone   bool // nothing of it is or comes into the kernel, as where there is no such interface: only the intent changes
 	before store.Chain
-	known  bool // before was in the store
+	known  bool             // before was in the store
+	same   bool             // the chain stays: it is only to run again
+	counts []store.Revision // those of before whose counters are to be read, the last one the live one
 	after  store.Chain
 	diff   []string
 	staged *dispatcher.Staged
@@ -141,28 +143,60 @@ func (c *Controller) plan(ch *change) error {
 		if !s.known {
 			s.before.Chain = chain.New()
 		}
-		if s.known && !ch.relink && s.before.Chain.Equal(next) && !ch.swaps(next) {
+		s.same = s.known && s.before.Chain.Equal(next) && !ch.swaps(next)
+		if s.same && !ch.relink && !c.lacking(s.before) {
 			continue
 		}
 		if !s.known && len(next.Members) == 0 {
 			continue
 		}
 		s.device, s.gone, err = c.locate(iface, s.before, s.known)
-		if ch.undoes != nil && !s.known && errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) {
-			// What can be undone must not wait for an interface that went meanwhile: its chain waits for it.
-			s.device, s.gone, err = c.deviceOf(s.before), true, nil
+		if ch.undoes != nil && errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) {
+			// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and
+			// one whose interface went meanwhile waits for it.
+			s.device, s.gone, err = c.deviceOf(s.before), !s.known, nil
 		}
 		if err != nil {
 			return err
 		}
-		if s.known && !s.gone && !ch.options.DryRun && s.device == c.deviceOf(s.before) && c.astray(s.before) {
-			if err := c.repair(s.before); err != nil {
-				return about(err, iface)
-			}
+		if err := c.look(ch, s); err != nil {
+			return about(err, iface)
 		}
 		ch.steps = append(ch.steps, s)
 	}
 	return nil
+}
+
+// look sees what runs on the device of a step's chain, and mends it as far as pins go.
+func (c *Controller) look(ch *change, s *step) error {
+	s.counts = s.before.Revisions
+	if !s.known || s.gone {
+		return nil
+	}
+	d := c.deviceOf(s.before)
+	if s.device == d && !ch.relink && !ch.options.DryRun && c.astray(s.before) {
+		if err := c.repair(s.before); err != nil {
+			return err
+		}
+	}
+	live, err := c.plane.Live(d)
+	if errors.Is(err, dispatcher.ErrGone) && len(ch.next[s.iface].Members) == 0 {
+		s.gone = true // what is not there need not be taken off; another's program may be in its place
+	}
+	if i := slices.IndexFunc(s.counts, func(r store.Revision) bool { return err == nil && r.Number == live.Revision }); i >= 0 {
+		s.counts = s.counts[:i+1]
+	}
+	return nil
+}
+
+// lacking tells whether an interface is there and does not run its chain.
+func (c *Controller) lacking(rec store.Chain) bool {
+	nic, err := netif.ByName(rec.Interface)
+	if err != nil {
+		return false
+	}
+	live, err := c.plane.Live(dispatcher.Device{Netns: c.netns, Ifindex: nic.Index})
+	return err != nil || live.Revision != rec.Revision
 }
 
 // stage makes the next revision of one interface and the record of it.
@@ -249,7 +283,7 @@ func (c *Controller) intent(ch *change) (store.Change, error) {
 		} else {
 			out.PutChains = append(out.PutChains, s.after)
 		}
-		if ch.relink {
+		if s.same {
 			continue
 		}
 		entry, err := c.entry(ch, s)

@@ -19,10 +19,10 @@ import (
 func (c *Controller) fold(s *step, next store.Revision) error {
 	s.after.Totals = totalsOf(s.before, s.after.Chain)
 	s.after.Revisions = []store.Revision{next}
-	done := s.before.Revisions
+	done := s.counts
 	if n := len(done); n > 0 && c.deviceOf(s.before) == s.device {
+		s.after.Revisions = []store.Revision{disown(done[n-1], s.after.Chain), next}
 		done = done[:n-1]
-		s.after.Revisions = []store.Revision{disown(s.before.Revisions[n-1], s.after.Chain), next}
 	}
 	if len(done) == 0 {
 		return nil

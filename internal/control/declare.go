@@ -126,7 +126,7 @@ func (c *Controller) declareChain(g *goal, spec ChainSpec) error {
 		if _, described := g.programs[m.Program]; described {
 			continue
 		}
-		if _, err := c.program(m.Program); err != nil {
+		if _, err := c.existing(m.Program); err != nil {
 			return err
 		}
 	}

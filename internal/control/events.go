@@ -71,6 +71,9 @@ func (c *Controller) describe(ch *change) {
 	}
 	for _, s := range ch.steps {
 		s.diff = chain.DiffLines(s.before.Chain, s.after.Chain)
+		if s.same {
+			s.diff = []string{"* it did not run, and does again"}
+		}
 		for _, old := range ch.old {
 			p, _ := ch.version(old.Name)
 			if p.ID != old.ID && s.before.Chain.Index(p.Name) >= 0 && s.after.Chain.Index(p.Name) >= 0 {

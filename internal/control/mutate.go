@@ -98,7 +98,7 @@ func (c *Controller) lockGoal(ctx context.Context, o Options, compute func() (go
 			}
 			return g, nil, nil, err
 		}
-		programs, err := c.complete(&g)
+		programs, err := c.complete(&g, o)
 		interfaces := slices.AppendSeq(slices.Collect(maps.Keys(o.Expected)), maps.Keys(g.chains))
 		return g, programs, interfaces, err
 	}
@@ -123,18 +123,26 @@ func within(a, b []string) bool {
 	return !slices.ContainsFunc(a, func(s string) bool { return !slices.Contains(b, s) })
 }
 
-// complete adds to a goal the chains of all places of programs that become another, and returns the programs whose
-// places or versions change.
-func (c *Controller) complete(g *goal) (programs []string, err error) {
+// complete adds to a goal the chains of all places of programs that become another, and returns the programs that
+// nobody else may change meanwhile: those whose places or versions change, and those whose maps are shared.
+func (c *Controller) complete(g *goal, o Options) (programs []string, err error) {
 	chains, err := c.store.Chains()
 	if err != nil {
 		return nil, storeError(err)
 	}
-	programs = slices.Collect(maps.Keys(g.programs))
+	for name, w := range g.programs {
+		programs = append(programs, name)
+		if from := w.record.Settings.ShareMapsFrom; w.object != nil && from != "" {
+			programs = append(programs, from)
+		}
+	}
 	for _, rec := range chains {
 		next, named := g.chains[rec.Interface]
 		if !named {
-			if slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool { return g.programs[m.Program].object != nil }) {
+			if slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool {
+				w, put := g.programs[m.Program]
+				return put && (w.object != nil || o.ConfirmWithin > 0) // whatever waits to be confirmed shows in its chains
+			}) {
 				g.chains[rec.Interface] = rec.Chain
 			}
 			continue

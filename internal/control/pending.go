@@ -4,8 +4,7 @@ package control
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -18,15 +17,6 @@ import (
 	"github.com/xdpd/xdpd/internal/failpoint"
 	"github.com/xdpd/xdpd/store"
 )
-
-// Waiting between attempts to undo a change that was not confirmed.
-const (
-	firstRetry = time.Second
-	lastRetry  = 30 * time.Second
-)
-
-// retry is when to try again, on CLOCK_BOOTTIME, and how long the wait was.
-type retry struct{ at, wait time.Duration }
 
 // undoable is the record of what it takes to undo a change.
 func (c *Controller) undoable(ch *change) (*store.Pending, error) {
@@ -52,7 +42,26 @@ func (c *Controller) undoable(ch *change) (*store.Pending, error) {
 			return nil, err
 		}
 	}
+	for _, iface := range ch.onlyHeld() {
+		before := ch.next[iface]
+		p.Chains = append(p.Chains, store.PendingChain{Interface: iface, Before: &before})
+	}
 	return p, nil
+}
+
+// onlyHeld are the interfaces that a change claims, if it waits to be confirmed, and does not touch: a member's program
+// becomes another without a new load. Sorted.
+func (ch *change) onlyHeld() (interfaces []string) {
+	if ch.options.ConfirmWithin == 0 {
+		return nil
+	}
+	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
+		stepped := slices.ContainsFunc(ch.steps, func(s *step) bool { return s.iface == iface })
+		if !stepped && slices.ContainsFunc(ch.put, func(p store.Program) bool { return ch.next[iface].Index(p.Name) >= 0 }) {
+			interfaces = append(interfaces, iface)
+		}
+	}
+	return interfaces
 }
 
 // holdMembers gives a pending change a claim on programs that leave a chain or join one and are in others too: to
@@ -82,6 +91,11 @@ func (c *Controller) unclaimed(ch *change) error {
 			continue
 		}
 		interfaces, programs := claims(p)
+		for _, iface := range ch.onlyHeld() {
+			if slices.Contains(interfaces, iface) {
+				return c.claimed(p, "interface", iface)
+			}
+		}
 		for _, s := range ch.steps {
 			if slices.Contains(interfaces, s.iface) {
 				return c.claimed(p, "interface", s.iface)
@@ -272,98 +286,6 @@ func (c *Controller) bringBack(p store.Pending, g *goal) error {
 		g.programs[old.Name] = w
 	}
 	return nil
-}
-
-// undoLate undoes changes that are not confirmed in time, until the context ends.
-func (c *Controller) undoLate(ctx context.Context) error {
-	for {
-		if err := c.expire(ctx); err != nil {
-			return err
-		}
-		c.setProblem(undoing, "")
-		if err := c.alarm.Wait(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-	}
-}
-
-// expire undoes what is due, and sets the alarm to what is next. What cannot be undone is tried again.
-func (c *Controller) expire(ctx context.Context) error {
-	pending, err := c.store.Pending()
-	if err != nil {
-		return storeError(err)
-	}
-	now, err := boottime.Now()
-	if err != nil {
-		return err
-	}
-	for _, p := range pending {
-		if c.due(p) > now {
-			continue
-		}
-		_, err := c.undo(ctx, p.ID, true, self())
-		if err == nil || errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) || errors.Is(err, &chain.Error{Reason: chain.Stopping}) || ctx.Err() != nil {
-			continue
-		}
-		c.setProblem(changeSubject(p.ID), "cannot be undone, will be tried again: "+err.Error())
-		c.log.Error("a change that was not confirmed cannot be undone", "change", p.ID, "what", p.What, "error", err)
-		c.postpone(p.ID, now)
-	}
-	c.rearm()
-	return nil
-}
-
-// due is when to undo a change: at its deadline, or when an attempt is to be repeated.
-func (c *Controller) due(p store.Pending) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return max(p.Deadline, c.retries[p.ID].at)
-}
-
-func (c *Controller) postpone(id uint64, now time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	wait := min(max(2*c.retries[id].wait, firstRetry), lastRetry)
-	c.retries[id] = retry{now + wait, wait}
-}
-
-// retried tells whether a change could not be undone in time. It may still be confirmed then.
-func (c *Controller) retried(id uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, retried := c.retries[id]
-	return retried
-}
-
-// forgetRetries is for a change that is not pending any more.
-func (c *Controller) forgetRetries(id uint64) {
-	c.mu.Lock()
-	delete(c.retries, id)
-	c.mu.Unlock()
-	c.setProblem(changeSubject(id), "")
-}
-
-func changeSubject(id uint64) string { return fmt.Sprintf("change %d", id) }
-
-// rearm sets the alarm to the first change that is due.
-func (c *Controller) rearm() {
-	c.arming.Lock() // what was read must not be older than what was set
-	defer c.arming.Unlock()
-	pending, err := c.store.Pending()
-	if err != nil {
-		c.log.Error("set the time at which changes are undone", "error", storeError(err))
-		return
-	}
-	var first time.Duration
-	for _, p := range pending {
-		if at := c.due(p); first == 0 || at < first {
-			first = at
-		}
-	}
-	c.logIf("set the time at which changes are undone", "", c.alarm.Set(first))
 }
 
 // self is the daemon, where it acts by itself.

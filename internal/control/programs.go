@@ -153,7 +153,7 @@ func (c *Controller) ReplaceProgram(ctx context.Context, r ReplaceRequest) (Prog
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("replace " + r.Name)
 		g.shows = r.Name
-		old, err := c.program(r.Name)
+		old, err := c.existing(r.Name)
 		if err != nil {
 			return g, err
 		}
@@ -213,7 +213,7 @@ func sameVersion(a, b store.Program) bool {
 func (c *Controller) RemoveProgram(ctx context.Context, r RemoveRequest) (unloaded bool, out Outcome, err error) {
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("remove " + r.Name)
-		if _, err := c.program(r.Name); err != nil {
+		if _, err := c.existing(r.Name); err != nil {
 			return g, err
 		}
 		return g, c.onEach(&g, r.Name, r.Interfaces, func(now chain.Chain) (chain.Chain, error) { return now.Remove(r.Name) })
@@ -247,7 +247,7 @@ func (c *Controller) update(g *goal, u Update) error {
 	var on []string
 	if u.Interface != "" {
 		on = []string{u.Interface}
-	} else if _, err := c.program(u.Program); err != nil {
+	} else if _, err := c.existing(u.Program); err != nil {
 		return err
 	}
 	return c.onEach(g, u.Program, on, func(now chain.Chain) (chain.Chain, error) {
@@ -330,4 +330,23 @@ func (c *Controller) chainOf(iface string) (store.Chain, error) {
 		return rec, chain.Errorf(chain.ChainNotFound, chain.Facts{"interface": iface}, "interface %q has no chain (xdpctl chain lists them)", iface)
 	}
 	return rec, nil
+}
+
+// existing returns a program that a change is about. One that is gone until a change is confirmed is not unknown: it may
+// be back.
+func (c *Controller) existing(name string) (store.Program, error) {
+	program, err := c.program(name)
+	if !errors.Is(err, &chain.Error{Reason: chain.ProgramNotFound}) {
+		return program, err
+	}
+	pending, readErr := c.store.Pending()
+	if readErr != nil {
+		return program, storeError(readErr)
+	}
+	for _, p := range pending {
+		if _, programs := claims(p); slices.Contains(programs, name) {
+			return program, c.claimed(p, "program", name)
+		}
+	}
+	return program, err
 }

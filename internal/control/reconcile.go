@@ -156,6 +156,9 @@ func (c *Controller) adopt(ctx context.Context, rec store.Chain) error {
 		return err
 	}
 	if gone {
+		if err := c.letGo(rec); err != nil {
+			return err
+		}
 		return fmt.Errorf("there is no interface %s; its chain waits for it", rec.Interface)
 	}
 	if d != c.deviceOf(rec) {
@@ -170,6 +173,44 @@ func (c *Controller) adopt(ctx context.Context, rec store.Chain) error {
 		return nil
 	}
 	return c.relink(ctx, rec)
+}
+
+// release lets go of the interface that a chain was on, if it is gone.
+func (c *Controller) release(ctx context.Context, iface string) error {
+	unlock, err := c.lock(ctx, nil, []string{iface})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, known, err := c.store.Chain(iface)
+	if err != nil {
+		return storeError(err)
+	}
+	if !known {
+		return nil
+	}
+	if nic, err := netif.ByIndex(rec.Ifindex); err == nil && nic.Name == iface {
+		return nil
+	}
+	return c.letGo(rec)
+}
+
+// letGo takes an index from the record of a chain whose interface is gone, and the pins of that: another interface
+// may get the same index. What was counted there stays. Where the link lives on, as on an interface that was renamed, it
+// does nothing. The chain is locked.
+func (c *Controller) letGo(rec store.Chain) error {
+	d := c.deviceOf(rec)
+	if _, err := c.plane.Live(d); rec.Ifindex == 0 || !errors.Is(err, dispatcher.ErrGone) {
+		return nil
+	}
+	if err := c.settle(&rec); err != nil {
+		return err
+	}
+	rec.Ifindex, rec.Revisions = 0, nil
+	if err := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); err != nil {
+		return storeError(err)
+	}
+	return c.plane.Detach(d)
 }
 
 // astray tells whether an interface runs another revision than the intended one, or has one more: a change ended
@@ -265,25 +306,10 @@ func (c *Controller) finish(rec store.Chain, d dispatcher.Device) error {
 func (c *Controller) relink(ctx context.Context, rec store.Chain) error {
 	c.log.Info("linking chain", "interface", rec.Interface)
 	ch := &change{next: map[string]chain.Chain{rec.Interface: rec.Chain}, relink: true, what: "link anew", options: Options{Caller: self()}}
-	// Where another revision than the intended one still runs, its counts are not final yet.
-	live, err := c.plane.Live(c.deviceOf(rec))
-	i := slices.IndexFunc(rec.Revisions, func(r store.Revision) bool { return err == nil && r.Number == live.Revision })
-	if i >= 0 {
-		counting := rec
-		counting.Revision, counting.Revisions = live.Revision, rec.Revisions[:i+1]
-		if err := c.store.Save(store.Change{PutChains: []store.Chain{counting}}); err != nil {
-			return storeError(err)
-		}
+	if err := c.plan(ch); err != nil {
+		return err
 	}
-	if err = c.plan(ch); err == nil {
-		err = c.apply(ctx, ch)
-	}
-	if err != nil && i >= 0 && !ch.saved { // what runs is not what is meant, and must not look like it
-		if back := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); back != nil {
-			err = errors.Join(err, storeError(back))
-		}
-	}
-	return err
+	return c.apply(ctx, ch)
 }
 
 // sweep removes the pins of programs and interfaces that the store does not know.

@@ -62,7 +62,7 @@ func (c *Controller) watchLinks(ctx context.Context) error {
 	}
 	return netif.Watch(ctx, ready, func(e netif.LinkEvent) {
 		for _, change := range seen.note(e) {
-			c.noteLink(change)
+			c.noteLink(ctx, change)
 		}
 	})
 }
@@ -116,7 +116,7 @@ func (p presence) note(e netif.LinkEvent) (changes []netif.LinkEvent) {
 }
 
 // noteLink tells of an interface that came or went, if it has a chain, and looks whether that runs.
-func (c *Controller) noteLink(e netif.LinkEvent) {
+func (c *Controller) noteLink(ctx context.Context, e netif.LinkEvent) {
 	_, known, err := c.store.Chain(e.Name)
 	if err != nil || !known {
 		c.logIf("look up the chain of an interface", e.Name, err)
@@ -125,6 +125,7 @@ func (c *Controller) noteLink(e netif.LinkEvent) {
 	kind := InterfaceUp
 	if e.Gone {
 		kind = InterfaceGone
+		c.logIf("let go of an interface that is gone", e.Name, c.release(ctx, e.Name))
 	}
 	c.publish(Event{Kind: kind, Interface: e.Name, Ifindex: e.Index})
 	c.logIf("look at an interface", e.Name, c.examine(e.Name))

@@ -28,7 +28,9 @@ func (c *Controller) tidy(ch *change) {
 		default:
 			c.logIf("remove the pins of old revisions", s.iface, c.prune(s.after))
 		}
-		c.setProblem(s.iface, "")
+		if !s.gone || len(s.after.Chain.Members) == 0 {
+			c.setProblem(s.iface, "")
+		}
 	}
 	if ch.pending != nil {
 		return // what it replaced and removed stays loaded, to be put back

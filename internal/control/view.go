@@ -265,11 +265,12 @@ func findSharers(programs, others []Program) {
 // revision the view has no kernel id, and the status says why.
 func (c *Controller) chainView(rec store.Chain) (Chain, error) {
 	view := Chain{
-		Interface: rec.Interface, Ifindex: rec.Ifindex, Mode: rec.Chain.Mode, Actual: rec.Actual, ModeReason: rec.ModeReason,
+		Interface: rec.Interface, Ifindex: rec.Ifindex, Revision: rec.Revision, Mode: rec.Chain.Mode, Actual: rec.Actual, ModeReason: rec.ModeReason,
 		Final: rec.Chain.Final, Linker: rec.Linker,
 	}
-	live := c.live(rec)
-	view.Revision, view.KernelID, view.LinkID = live.Revision, live.KernelID, live.LinkID
+	if live := c.live(rec); live.Revision == rec.Revision {
+		view.KernelID, view.LinkID = live.KernelID, live.LinkID
+	}
 	total := rec
 	if err := c.settle(&total); err != nil {
 		c.log.Error("counters cannot be read", "interface", rec.Interface, "error", err)

@@ -48,7 +48,7 @@ func (m *model) change(what string, o *xdpdv1.ChangeOptions, compute func() (goa
 	if err != nil {
 		return nil, err
 	}
-	m.complete(&g)
+	m.complete(&g, o.GetConfirmWithin() != nil)
 	out := &made{next: m.clone(), dry: o.GetDryRun(), origins: map[string]string{}, named: slices.Sorted(maps.Keys(g.chains))}
 	for _, iface := range out.named {
 		if m.chains[iface].Equal(g.chains[iface]) && !m.swaps(g, g.chains[iface]) || len(m.chains[iface].Members)+len(g.chains[iface].Members) == 0 {
@@ -63,7 +63,8 @@ func (m *model) change(what string, o *xdpdv1.ChangeOptions, compute func() (goa
 	if !out.changed {
 		return out, nil
 	}
-	if err := m.unclaimed(g, out.swapped); err != nil {
+	held := m.held(g, out, o)
+	if err := m.unclaimed(g, slices.Concat(out.swapped, held)); err != nil {
 		return nil, err
 	}
 	p := pending{before: map[string]*chain.Chain{}, programs: map[string]program{}, what: what}
@@ -101,6 +102,10 @@ func (m *model) change(what string, o *xdpdv1.ChangeOptions, compute func() (goa
 		out.next.record(iface, m.chains[iface], g.chains[iface], entry{what: what, comment: o.GetComment()})
 		out.next.swapped(iface)
 	}
+	for _, iface := range held {
+		before := m.chains[iface]
+		p.before[iface] = &before
+	}
 	if g.undoes != nil {
 		out.next.settle(*g.undoes)
 	}
@@ -125,10 +130,31 @@ func (m *model) expected(revisions map[string]uint64) error {
 	return nil
 }
 
-// complete adds to a goal the chains of all places of programs that are loaded anew.
-func (m *model) complete(g *goal) {
+// held are interfaces that a change claims which waits to be confirmed, without a new revision: those of programs that
+// become another without a load.
+func (m *model) held(g goal, out *made, o *xdpdv1.ChangeOptions) (interfaces []string) {
+	if o.GetConfirmWithin() == nil {
+		return nil
+	}
+	for _, iface := range out.named {
+		if !slices.Contains(out.swapped, iface) && slices.ContainsFunc(g.chains[iface].Members, func(m chain.Member) bool {
+			_, becomes := g.programs[m.Program]
+			return becomes
+		}) {
+			interfaces = append(interfaces, iface)
+		}
+	}
+	return interfaces
+}
+
+// complete adds to a goal the chains of all places of programs that are loaded anew, and if it waits to be confirmed, of
+// all that become another.
+func (m *model) complete(g *goal, waits bool) {
 	for iface, ch := range m.chains {
-		if _, named := g.chains[iface]; !named && slices.ContainsFunc(ch.Members, func(m chain.Member) bool { return g.programs[m.Program].loads }) {
+		if _, named := g.chains[iface]; !named && slices.ContainsFunc(ch.Members, func(m chain.Member) bool {
+			w, becomes := g.programs[m.Program]
+			return becomes && (w.loads || waits)
+		}) {
 			g.chains[iface] = ch
 		}
 	}

@@ -149,7 +149,7 @@ func (m *model) base(iface string, mode xdpdv1.Mode) (chain.Chain, error) {
 func (m *model) removal(r *xdpdv1.RemoveProgramRequest) (goal, error) {
 	g := newGoal()
 	if _, known := m.programs[r.GetName()]; !known {
-		return g, refusal(chain.ProgramNotFound)
+		return g, m.missing(r.GetName())
 	}
 	interfaces := r.GetInterfaces()
 	if len(interfaces) == 0 {
@@ -176,7 +176,7 @@ func (m *model) updates(updates []*xdpdv1.MemberUpdate) (goal, error) {
 		interfaces := []string{u.GetInterface()}
 		if u.GetInterface() == "" {
 			if _, known := m.programs[u.GetProgram()]; !known {
-				return g, refusal(chain.ProgramNotFound)
+				return g, m.missing(u.GetProgram())
 			}
 			interfaces = m.places(u.GetProgram())
 		}
@@ -210,7 +210,7 @@ func (m *model) replacement(r *xdpdv1.ReplaceProgramRequest) (goal, error) {
 	g := newGoal()
 	old, known := m.programs[r.GetName()]
 	if !known {
-		return g, refusal(chain.ProgramNotFound)
+		return g, m.missing(r.GetName())
 	}
 	next := old
 	if r.GetSettings() != nil {
@@ -309,7 +309,7 @@ func (m *model) declaredChain(g goal, spec *xdpdv1.ChainSpec) error {
 		drafts = append(drafts, d)
 		_, described := g.programs[member.GetProgram()]
 		if _, exists := m.programs[member.GetProgram()]; !exists && !described {
-			return refusal(chain.ProgramNotFound)
+			return m.missing(member.GetProgram())
 		}
 	}
 	if next.Members, err = chain.Arrange(drafts); err != nil {

@@ -70,6 +70,16 @@ func (p pending) claims() (interfaces, programs []string) {
 	return slices.Sorted(maps.Keys(p.before)), programs
 }
 
+// missing is the refusal of a request about a program that there is not: it may be back.
+func (m *model) missing(name string) error {
+	for _, p := range m.pendings {
+		if _, programs := p.claims(); slices.Contains(programs, name) {
+			return refusal(chain.ChangePending)
+		}
+	}
+	return refusal(chain.ProgramNotFound)
+}
+
 // revision is what is known of the revisions of an interface.
 type revision struct {
 	live, last uint64 // live: of a chain that there is

@@ -4278,7 +4278,7 @@ type Chain struct {
 	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
 	// Its index.
 	Ifindex uint32 `protobuf:"varint,2,opt,name=ifindex,proto3" json:"ifindex,omitempty"`
-	// The revision that packets go through.
+	// The revision of the chain. Packets go through it, unless kernel_id is 0: GetStatus then says why not.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The mode asked for.
 	Mode Mode `protobuf:"varint,4,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
@@ -4290,9 +4290,9 @@ type Chain struct {
 	FinalVerdict Verdict `protobuf:"varint,7,opt,name=final_verdict,json=finalVerdict,proto3,enum=xdpd.v1.Verdict" json:"final_verdict,omitempty"`
 	// In the order in which they run.
 	Members []*Member `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
-	// The linker of the live revision.
+	// The linker of the revision.
 	Linker Linker `protobuf:"varint,9,opt,name=linker,proto3,enum=xdpd.v1.Linker" json:"linker,omitempty"`
-	// The kernel's id of the dispatcher program.
+	// The kernel's id of the dispatcher program; 0: the chain does not run.
 	KernelId uint32 `protobuf:"varint,10,opt,name=kernel_id,json=kernelId,proto3" json:"kernel_id,omitempty"`
 	// The kernel's id of the XDP link.
 	LinkId uint32 `protobuf:"varint,11,opt,name=link_id,json=linkId,proto3" json:"link_id,omitempty"`

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/client"
+	"github.com/xdpd/xdpd/internal/failpoint"
+	"github.com/xdpd/xdpd/internal/netif/nettest"
+)
+
+// renew deletes an interface and makes one of that name anew.
+func (h *host) renew(dev, peer string) {
+	h.Helper()
+	h.unplug(dev)
+	h.ns.AddPair(h, dev, peer)
+	h.plug(dev, peer)
+}
+
+// TestRemoveWhereNothingRuns removes the last program of a chain that does not run, from an interface on which somebody
+// else has a program: that one stays.
+func TestRemoveWhereNothingRuns(t *testing.T) {
+	h := newHost(t, second)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev, second)), adding(add("b", "goon", nettest.Dev)))
+	h.Check()
+	h.renew(second, second+"p")
+	foreign, detach := h.foreign(second)
+	h.do(removing("a"))
+	if now := h.attached(second); now != foreign {
+		t.Errorf("program %d is on %s, want the foreign one, %d", now, second, foreign)
+	}
+	detach()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestApplyWhereNothingRuns sets the chain that an interface has, and does not run: it runs again. The revision that
+// is shown is the one that a change expects.
+func TestApplyWhereNothingRuns(t *testing.T) {
+	h := newHost(t, second)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev, second)), adding(add("b", "goon", second)))
+	h.Check()
+	before := h.chain(second)
+	h.renew(second, second+"p")
+	now := h.chain(second)
+	if now.GetRevision() != before.GetRevision() || now.GetKernelId() != 0 {
+		t.Errorf("revision %d, kernel id %d; want revision %d, and none", now.GetRevision(), now.GetKernelId(), before.GetRevision())
+	}
+	set := func(dry bool) *xdpdv1.Change {
+		answer, err := h.client.SetChains(h.ctx(), &xdpdv1.SetChainsRequest{
+			Chains:  []*xdpdv1.ChainSpec{chainOf(nettest.Dev, "a"), chainOf(second, "a", "b")},
+			Options: &xdpdv1.ChangeOptions{DryRun: dry, ExpectedRevisions: map[string]uint64{second: h.chain(second).GetRevision()}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.GetChange()
+	}
+	entries := len(h.history(second))
+	if did := set(true); !did.GetChanged() || h.attached(second) != 0 {
+		t.Errorf("the dry run says %v, and program %d runs", did, h.attached(second))
+	}
+	if did := set(false); !did.GetChanged() || h.attached(second) == 0 {
+		t.Errorf("the answer is %v, and program %d runs", did, h.attached(second))
+	}
+	if did := set(false); did.GetChanged() {
+		t.Errorf("the second answer is %v", did)
+	}
+	if n := len(h.history(second)); n != entries {
+		t.Errorf("the history has %d entries, not %d: the chain is as it was", n, entries)
+	}
+	h.learn()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestIndexUsedAgain gives another interface the index of one with a chain that is gone: it can have a chain of its
+// own, and so can the other when it is back.
+func TestIndexUsedAgain(t *testing.T) {
+	const newcomer = "xnew0"
+	h := newHost(t, second)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev, second)))
+	h.Check()
+	w := h.watch("")
+	index := h.ns.Index(t, second)
+	h.unplug(second)
+	w.await("interface_gone")
+	var err error
+	nettest.RunIn(h.ns, func() {
+		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "xother0", Index: index}, PeerName: newcomer + "p"}
+		peer := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: pair.PeerName}}
+		err = errors.Join(netlink.LinkAdd(pair), netlink.LinkSetUp(peer))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ns.Rename(t, "xother0", newcomer)
+	h.plug(newcomer, newcomer+"p")
+	h.do(adding(add("b", "goon", newcomer)))
+	h.ns.AddPair(t, second, second+"p")
+	h.plug(second, second+"p")
+	h.do(updating(&xdpdv1.MemberUpdate{Program: "a", Interface: second, Priority: ptr(int32(9))}))
+	h.Check()
+	h.do(removing("a"))
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestKilledWhileLinking kills a daemon between the save and the commit, takes away the pins of what it staged, and kills
+// the next one while it links the chain anew: the third one does not take the old revision for the new chain.
+func TestKilledWhileLinking(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev)))
+	h.Check()
+	h.d.kill()
+	d := h.start("XDPD_FAILPOINT=" + failpoint.SaveAfter + "=kill")
+	if _, err := h.client.AddProgram(h.ctx(), add("b", "drop", nettest.Dev)); err == nil {
+		t.Error("the daemon was to be killed")
+	}
+	d.killed()
+	revisions := h.glob("chains/*/rev-*")
+	slices.Sort(revisions)
+	if len(revisions) != 2 {
+		t.Fatalf("revisions %v, want two", revisions)
+	}
+	if err := os.RemoveAll(revisions[1]); err != nil {
+		t.Fatal(err)
+	}
+	h.launch("XDPD_FAILPOINT=" + failpoint.SaveBefore + "=kill").killed()
+	h.start()
+	h.learn()
+	if c := h.chain(nettest.Dev); len(c.GetMembers()) != 2 {
+		t.Errorf("the chain is %v, want two members", c)
+	}
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestPendingWithoutLinks changes no more of a program than its lifetime, until that is confirmed: its chains show it,
+// others wait, and it can be cancelled and confirmed.
+func TestPendingWithoutLinks(t *testing.T) {
+	h := newHost(t, second)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev, second)))
+	h.Check()
+	ask := func() uint64 {
+		answer, err := h.client.SetChains(h.ctx(), &xdpdv1.SetChainsRequest{
+			Programs: []*xdpdv1.ProgramSpec{{Name: "a", Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT}},
+			Chains:   []*xdpdv1.ChainSpec{chainOf(nettest.Dev, "a")},
+			Options:  within(time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := answer.GetChange().GetPending().GetId()
+		for _, iface := range []string{nettest.Dev, second} {
+			if shown := h.chain(iface).GetPending().GetId(); shown != id {
+				t.Errorf("%s shows pending change %d, want %d", iface, shown, id)
+			}
+			_, err := h.client.AddProgram(h.ctx(), add("b", "goon", iface))
+			if client.Reason(err) != xdpdv1.ErrorReason_ERROR_REASON_CHANGE_PENDING || client.Facts(err)["interface"] != iface {
+				t.Errorf("another change of %s: %v", iface, err)
+			}
+		}
+		return id
+	}
+	lifetime := func() xdpdv1.Lifetime {
+		p, err := h.client.GetProgram(h.ctx(), &xdpdv1.GetProgramRequest{Name: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.GetProgram().GetLifetime()
+	}
+	revision := h.chain(second).GetRevision()
+	h.cancelled(h.watch(""), ask())
+	if got := lifetime(); got != xdpdv1.Lifetime_LIFETIME_DAEMON {
+		t.Errorf("cancelled: %v", got)
+	}
+	if _, err := h.client.Confirm(h.ctx(), &xdpdv1.ConfirmRequest{Id: ask()}); err != nil {
+		t.Error(err)
+	}
+	if got := lifetime(); got != xdpdv1.Lifetime_LIFETIME_PERSISTENT {
+		t.Errorf("confirmed: %v", got)
+	}
+	if now := h.chain(second).GetRevision(); now != revision {
+		t.Errorf("revision %d, want %d: nothing was linked", now, revision)
+	}
+	h.learn()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}

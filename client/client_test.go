@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,9 +22,10 @@ import (
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/client"
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // daemon answers GetStatus with a text of a length, and AddProgram with the size of the object.
 type daemon struct {

@@ -33,6 +33,7 @@ type stream struct {
 	stop    atomic.Bool
 	valid   [][]byte // the trails of the revisions
 	counts  []uint64 // of packets, by trail
+	arrived atomic.Uint64
 	sent    uint64
 	err     error
 	done    chan struct{}
@@ -97,6 +98,19 @@ func (s *stream) run() error {
 			return fmt.Errorf("packet %d has marks %v, which no revision makes", number, trail(buf[:n]))
 		}
 		s.counts[i]++
+		s.arrived.Add(1)
+	}
+}
+
+// flows waits until another packet has arrived.
+func (s *stream) flows(t *testing.T) {
+	t.Helper()
+	for before := s.arrived.Load(); s.arrived.Load() == before; time.Sleep(100 * time.Microsecond) {
+		select {
+		case <-s.done:
+			t.Fatal(s.err)
+		default:
+		}
 	}
 }
 
@@ -155,11 +169,7 @@ func TestContractSwapsUnderTraffic(t *testing.T) {
 				b.check(Quiesce())
 				count(old)
 				b.check(b.plane.Prune(b.dev, b.revision, nil))
-				select {
-				case <-s.done:
-					t.Fatalf("after %d swaps: %v", swaps, s.err)
-				default:
-				}
+				s.flows(t)
 			}
 			b.check(s.end())
 			b.check(Quiesce())
@@ -179,9 +189,6 @@ func TestContractSwapsUnderTraffic(t *testing.T) {
 				}
 			}
 			t.Logf("%d swaps in %v, %d packets, by chain %v", swaps, time.Since(began).Round(time.Millisecond), s.sent, s.counts)
-			if s.sent < uint64(swaps) {
-				t.Errorf("only %d packets were sent over %d swaps", s.sent, swaps)
-			}
 		})
 	}
 }

@@ -16,13 +16,14 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
 // kernelPatience is how long the tests wait for the kernel to end what nobody holds any more. It does so a
 // while after the last reference went, and tells nobody.
-const kernelPatience = 10 * time.Second
+const kernelPatience = time.Minute
 
 // testFS is a BPF FS of the tests' own. It is mounted nowhere: the process has a descriptor of it, and it ends
 // with the process, however that ends.
@@ -52,7 +53,7 @@ func TestMain(m *testing.M) {
 	if now := threadNamespaces(); !slices.Equal(now, namespaces) {
 		leaks = append(leaks, fmt.Sprintf("threads in namespaces %q, all were in %q", now, namespaces))
 	}
-	if err := goleak.Find(); err != nil {
+	if err := leaktest.Find(); err != nil {
 		leaks = append(leaks, err.Error())
 	}
 	if len(objects) == 0 { // a VM; elsewhere others come and go

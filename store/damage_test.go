@@ -118,13 +118,16 @@ func TestDamagedRecords(t *testing.T) {
 		`"what":"change eth2"`, `"what":"change eth8"`, "eth3\x00\x00\x00\x00\x00\x00\x00\x00\x04{", "\x00\x02{\"id\":2,\"boot_id\"",
 		keyPendingID, `"members":`, `"limit":"20"`, `"settings":`, `"before":`, "because",
 	} {
-		refused := 0
+		refused, place, many := 0, rand.IntN(rarely), bytes.Count(content, []byte(text)) > 30
 		for at := 0; ; at++ {
 			next := bytes.Index(content[at:], []byte(text))
 			if next < 0 {
 				break
 			}
 			at += next
+			if place++; many && place%rarely != 0 {
+				continue
+			}
 			bad := bytes.Clone(content)
 			bad[at+1] ^= 1
 			if !probe(t, fmt.Sprintf("%q at %#x", text, at), bad, want) {
@@ -154,7 +157,7 @@ func TestDamage(t *testing.T) {
 		return r.IntN(len(content))
 	}
 	opened, refused := 0, 0
-	for i := range 600 {
+	for i := range 600 / rarely {
 		bad := bytes.Clone(content)
 		what := fmt.Sprintf("seed %d, damage %d", seed, i)
 		switch r.IntN(4) {
@@ -180,7 +183,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	t.Logf("%d opened, %d refused", opened, refused)
-	if opened < 20 || refused < 20 {
+	if opened < 20/rarely || refused < 20/rarely {
 		t.Errorf("seed %d: the dice are loaded", seed)
 	}
 }

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,21 +13,26 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	"go.uber.org/goleak"
 
 	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
 // TestMain sees to it that no test leaves a goroutine or an open file behind.
 func TestMain(m *testing.M) {
 	before := openFiles()
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if left := openFiles() - before; code == 0 && left > 0 {
-			fmt.Fprintf(os.Stderr, "%d files were left open\n", left)
+	code := m.Run()
+	if code == 0 {
+		err := leaktest.Find()
+		if left := openFiles() - before; left > 0 {
+			err = errors.Join(err, fmt.Errorf("%d files were left open", left))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
-		os.Exit(code)
-	}))
+	}
+	os.Exit(code)
 }
 
 // openFiles counts this process's descriptors of regular files.
@@ -115,7 +121,8 @@ func read(s *Store, ifaces ...string) (state, error) {
 	for _, p := range st.Pending {
 		programs = append(programs, p.Programs...)
 	}
-	for _, p := range programs {
+	slices.SortFunc(programs, func(a, b Program) int { return cmp.Compare(a.Object, b.Object) })
+	for _, p := range slices.CompactFunc(programs, func(a, b Program) bool { return a.Object == b.Object }) {
 		object, err := s.Object(p.Object)
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return st, err

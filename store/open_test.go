@@ -69,12 +69,15 @@ func TestLocked(t *testing.T) {
 	if _, err := Open(path); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
 		t.Errorf("the second: %v", err)
 	}
-	if took := time.Since(start); took < lockWait || took > 10*lockWait {
+	if took := time.Since(start); took < lockWait || took > 60*lockWait {
 		t.Errorf("it took %v", took)
 	}
 	done := make(chan error)
 	go func() {
 		second, err := Open(path)
+		for errors.Is(err, ErrLocked) { // the first takes its time
+			second, err = Open(path)
+		}
 		if err == nil {
 			err = second.Close()
 		}

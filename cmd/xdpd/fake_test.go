@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,12 +15,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/xdpd/xdpd/internal/control"
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// patience is how long a test waits for what should happen soon.
+const patience = time.Minute
 
 // fake is a controller and the rest of a daemon; it keeps in steps what was called.
 type fake struct {
@@ -136,18 +137,24 @@ func (b *buffer) String() string {
 
 func (b *buffer) wait(t *testing.T, text string) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
-	for !strings.Contains(b.String(), text) {
+	b.waitTimes(t, 1, text)
+}
+
+// waitTimes waits until text was written so many times.
+func (b *buffer) waitTimes(t *testing.T, times int, text string) {
+	t.Helper()
+	limit := time.After(patience)
+	for strings.Count(b.String(), text) < times {
 		select {
 		case <-b.written:
 		case <-limit:
-			t.Fatalf("%q was not written; there is\n%s", text, b)
+			t.Fatalf("%q was not written %d times; there is\n%s", text, times, b)
 		}
 	}
 }
 
-// manager stands in for systemd: it listens where NOTIFY_SOCKET leads.
-type manager struct{ conn *net.UnixConn }
+// manager stands in for systemd: it listens where NOTIFY_SOCKET leads, and reads at once what comes.
+type manager struct{ messages chan string }
 
 func newManager(t *testing.T) *manager {
 	t.Helper()
@@ -156,21 +163,39 @@ func newManager(t *testing.T) *manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	m := &manager{make(chan string, 10_000)}
+	go func() {
+		defer close(m.messages)
+		buf := make([]byte, 1000)
+		for {
+			n, err := conn.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				t.Errorf("read what the manager is told: %v", err)
+				return
+			}
+			m.messages <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() {
+		conn.Close()
+		for range m.messages { // until the reader has ended
+		}
+	})
 	t.Setenv("NOTIFY_SOCKET", path)
-	return &manager{conn}
+	return m
 }
 
-// next returns the next message; "" when none comes within the time.
-func (m *manager) next(t *testing.T, within time.Duration) string {
+// next returns the next message.
+func (m *manager) next(t *testing.T) string {
 	t.Helper()
-	if err := m.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
-		t.Fatal(err)
+	select {
+	case got := <-m.messages:
+		return got
+	case <-time.After(patience):
+		t.Fatal("the manager is told nothing")
+		return ""
 	}
-	buf := make([]byte, 1000)
-	n, err := m.conn.Read(buf)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatal(err)
-	}
-	return string(buf[:n])
 }

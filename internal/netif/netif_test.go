@@ -10,16 +10,16 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/internal/leaktest"
 	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestByName(t *testing.T) {
 	ns := nettest.New(t)

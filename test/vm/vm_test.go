@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -105,7 +106,10 @@ func TestFilesInAndOut(t *testing.T) {
 }
 
 func TestTimeLimit(t *testing.T) {
-	r := run(t, "-t", "20", kernel, guest(t), "wait")
+	binary, r := guest(t), result{}
+	for limit := 20; r.stdout == "" && limit < 1000; limit *= 3 { // until the VM has the time to start
+		r = run(t, "-t", strconv.Itoa(limit), kernel, binary, "wait")
+	}
 	if r.status != 124 || r.stdout != "waiting\n" {
 		t.Errorf("status %d after %q, want 124 after what was printed: %s", r.status, r.stdout, r.stderr)
 	}

@@ -82,7 +82,7 @@ func RunIn(ns *NS, f func()) {
 // Path names the namespace for as long as the test's process lives, such as for nsenter --net=PATH.
 func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd()) }
 
-// AddPair adds a veth pair, both ends up, with an MTU of 1500. It goes with the namespace.
+// AddPair adds a veth pair, both ends up and ready to send, with an MTU of 1500. It goes with the namespace.
 func (n *NS) AddPair(t testing.TB, dev, peer string) {
 	t.Helper()
 	RunIn(n, func() {
@@ -96,6 +96,9 @@ func (n *NS) AddPair(t testing.TB, dev, peer string) {
 				t.Fatal(err)
 			}
 		}
+		if err := settled(dev, peer); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
@@ -105,11 +108,19 @@ func (n *NS) Delete(t testing.TB, name string) {
 	n.change(t, name, netlink.LinkDel)
 }
 
-// Rename gives an interface another name.
+// Rename gives an interface of a pair another name. Both ends are ready to send afterwards.
 func (n *NS) Rename(t testing.TB, from, to string) {
 	t.Helper()
 	n.change(t, from, func(l netlink.Link) error {
-		return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, to), netlink.LinkSetUp(l))
+		err := errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, to), netlink.LinkSetUp(l))
+		if err != nil {
+			return err
+		}
+		peer, err := netlink.LinkByIndex(l.Attrs().ParentIndex)
+		if err != nil {
+			return fmt.Errorf("find the other end: %w", err)
+		}
+		return settled(to, peer.Attrs().Name)
 	})
 }
 
@@ -191,11 +202,30 @@ func up(name string) error {
 	return nil
 }
 
+// settled waits until the interfaces are operational. The kernel comes to that some time after they are up, and what
+// is sent before is dropped without a word.
+func settled(names ...string) error {
+	for deadline := time.Now().Add(Patience); len(names) > 0; {
+		link, err := netlink.LinkByName(names[0])
+		switch {
+		case err != nil:
+			return fmt.Errorf("find %s: %w", names[0], err)
+		case link.Attrs().OperState == netlink.OperUp:
+			names = names[1:]
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s is up, and %v after %v", names[0], link.Attrs().OperState, Patience)
+		default:
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return nil
+}
+
 func (n *NS) end(t testing.TB) {
 	defer n.file.Close()
 	left := n.leftovers()
-	// The kernel ends a link some milliseconds after its last pin, and tells nobody.
-	for deadline := time.Now().Add(time.Second); len(left) > 0 && time.Now().Before(deadline); left = n.leftovers() {
+	// The kernel ends a link some time after its last pin, and tells nobody.
+	for deadline := time.Now().Add(Patience); len(left) > 0 && time.Now().Before(deadline); left = n.leftovers() {
 		time.Sleep(5 * time.Millisecond)
 	}
 	for _, l := range left {

@@ -7,11 +7,14 @@ package failpoint
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Enabled tells whether the build has failpoints.
@@ -69,12 +72,15 @@ func reached(name string) string {
 	return s.action
 }
 
-// signal sends sig to the whole process. It returns, for SIGSTOP, when the process goes on.
+// signal sends sig, which is one for the whole process, through this thread. It returns, for SIGSTOP, when the process
+// goes on.
 func signal(sig syscall.Signal) {
-	if err := syscall.Kill(os.Getpid(), sig); err != nil {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), sig); err != nil {
 		panic(fmt.Sprintf("failpoint: send %v to the own process: %v", sig, err))
 	}
-	// Kill returns once this thread took the signal; SIGKILL has ended it by now.
+	// It returns once this thread took the signal; SIGKILL has ended it by now.
 }
 
 func mustParse(text string) map[string]*setting {

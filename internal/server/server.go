@@ -53,7 +53,7 @@ const (
 )
 
 // flushTime is how long clients have, when the server stops, to read the last that they are sent.
-const flushTime = time.Second
+const flushTime = 5 * time.Second
 
 // Controller makes changes and tells what there is; control.Controller is one. Its errors are what the
 // package turns into statuses: chain.Error, context errors, or others, which count as bugs.

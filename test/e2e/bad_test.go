@@ -125,7 +125,7 @@ func TestForeignProgram(t *testing.T) {
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
-	h.eventually("the foreign program is gone", func() bool { return h.attached(second) == 0 })
+	h.bare(second)
 	h.do(adding(add("a", "pass", nettest.Dev, second)))
 	h.Check()
 	h.stop(unix.SIGTERM)
@@ -229,7 +229,8 @@ func TestGoneClients(t *testing.T) {
 	}
 	h.d.kill() // whatever is still being done for a client that is gone
 	h.start()
-	h.adopt()
+	h.learn()
+	h.uncounted()
 	for name := range h.model.programs {
 		if places := h.model.places(name); len(places) != 2 {
 			t.Errorf("program %s is on %v, want both or none", name, places)

@@ -80,10 +80,10 @@ func (h *host) sendThrough(from *model, iface string, k uint64) {
 	}
 }
 
-// eventually waits for what nobody tells of: the counters in the kernel.
+// eventually waits for what nobody tells of, such as counters in the kernel. What it waits for must stay when it has come.
 func (h *host) eventually(what string, is func() bool) {
 	h.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.Fatalf("it never came to be that %s", what)
 		}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -72,7 +73,7 @@ var trials = []trial{
 				{Name: "b", Function: "pass"},
 				{Name: "n", ObjectSha256: object, Function: "goon", Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT},
 			},
-			Chains: []*xdpdv1.ChainSpec{chainSpec(nettest.Dev, "b", "n"), chainSpec(second, "n", "a"), chainSpec(third, "n")},
+			Chains: []*xdpdv1.ChainSpec{chainOf(nettest.Dev, "b", "n"), chainOf(second, "n", "a"), chainOf(third, "n")},
 		})
 		return a.GetChange(), err
 	}},
@@ -80,15 +81,6 @@ var trials = []trial{
 		a, err := h.client.Rollback(h.ctx(), &xdpdv1.RollbackRequest{Interface: nettest.Dev, Revision: 1, Options: o})
 		return a.GetChange(), err
 	}},
-}
-
-// chainSpec is a chain of these programs with defaults.
-func chainSpec(iface string, programs ...string) *xdpdv1.ChainSpec {
-	spec := &xdpdv1.ChainSpec{Interface: iface}
-	for _, p := range programs {
-		spec.Members = append(spec.Members, &xdpdv1.MemberSpec{Program: p})
-	}
-	return spec
 }
 
 // object is the sha256 of a program's object.
@@ -215,13 +207,18 @@ func (h *host) cancelled(w *watcher, id uint64) {
 	h.unknown(id)
 }
 
-// expired waits until the daemon undoes a change.
-func (h *host) expired(w *watcher, id uint64) {
+// expired waits until the daemon undoes changes, in whichever order.
+func (h *host) expired(w *watcher, ids ...uint64) {
 	h.Helper()
-	if e := w.await("reverted"); e.GetReverted().GetChange().GetId() != id || !e.GetReverted().GetExpired() || e.GetCaller().GetPid() != int32(h.d.cmd.Process.Pid) {
-		h.Errorf("the watch says %v", e)
+	for left := slices.Clone(ids); len(left) > 0; {
+		e := w.await("reverted")
+		i := slices.Index(left, e.GetReverted().GetChange().GetId())
+		if i < 0 || !e.GetReverted().GetExpired() || e.GetCaller().GetPid() != int32(h.d.cmd.Process.Pid) {
+			h.Fatalf("the watch says %v", e)
+		}
+		h.unknown(left[i])
+		left = slices.Delete(left, i, i+1)
 	}
-	h.unknown(id)
 }
 
 // expiredBy waits for a daemon that may have undone a change before anybody could watch, but not before its time.
@@ -327,7 +324,7 @@ func TestConfirmed(t *testing.T) {
 		h.Check()
 		// Back to the start, by a change that is confirmed before it could be undone.
 		back := &xdpdv1.SetChainsRequest{
-			Chains:  []*xdpdv1.ChainSpec{chainSpec(nettest.Dev, "a", "b"), chainSpec(second, "a"), {Interface: third}},
+			Chains:  []*xdpdv1.ChainSpec{chainOf(nettest.Dev, "a", "b"), chainOf(second, "a"), {Interface: third}},
 			Options: within(time.Hour), FreshMaps: i%2 == 0,
 		}
 		for name, function := range map[string]string{"a": "pass", "b": "goon"} {

@@ -61,7 +61,7 @@ func (p *parade) spec(o *xdpdv1.ChangeOptions) *xdpdv1.SetChainsRequest {
 		Globals: map[string]string{"version": strconv.Itoa(p.version), "want_order": strconv.Itoa(order), "want_ids": strconv.Itoa(ids)},
 	}})
 	for _, iface := range p.interfaces {
-		c := chainSpec(iface)
+		c := chainOf(iface)
 		for _, id := range p.order {
 			c.Members = append(c.Members, &xdpdv1.MemberSpec{Program: mark(id)})
 		}
@@ -178,9 +178,7 @@ func TestContinuity(t *testing.T) {
 	t.Logf("%d swaps under %v packets", made, sent)
 	var all uint64
 	for iface, n := range sent {
-		if all += n; n == 0 {
-			t.Errorf("no packet was sent to %s", iface)
-		}
+		all += n
 		c := h.chain(iface)
 		if c.GetPackets() != n || c.GetPacketsEnd() != n {
 			t.Errorf("%s counted %d and %d packets at the end, want %d", iface, c.GetPackets(), c.GetPacketsEnd(), n)
@@ -216,8 +214,8 @@ func (p *parade) revisions() (n int) {
 	return n
 }
 
-// flows sends packets to each interface until the function that it returns is called, which returns how many were
-// sent. That some were lost fails the test.
+// flows sends packets to each interface, at least one, until the function that it returns is called, which returns how
+// many were sent. That some were lost fails the test.
 func (h *host) flows(interfaces []string) (stop func() map[string]uint64) {
 	type flow struct {
 		iface string
@@ -231,8 +229,8 @@ func (h *host) flows(interfaces []string) (stop func() map[string]uint64) {
 		w := h.wires[iface]
 		go func() {
 			f := flow{iface: iface}
-			for f.err == nil && ctx.Err() == nil {
-				burst, end := context.WithTimeout(ctx, time.Millisecond)
+			for f.err == nil && (ctx.Err() == nil || f.sent == 0) {
+				burst, end := context.WithTimeout(context.Background(), time.Millisecond)
 				var n uint64
 				n, f.err = w.sender.Flow(burst, nettest.Frame(64), w.receiver)
 				end()

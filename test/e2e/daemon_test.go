@@ -248,13 +248,11 @@ func (h *host) nothingLeft() {
 	if _, err := os.Lstat(h.pins); err == nil {
 		h.Errorf("the folder %s is left", h.pins)
 	}
-	for _, l := range h.ids.alive(5 * time.Second) {
+	for _, l := range h.ids.alive(patience) {
 		h.Errorf("left in the kernel: %s", l)
 	}
 	for dev := range h.wires {
-		if id := h.attached(dev); id != 0 {
-			h.Errorf("interface %s has XDP program %d", dev, id)
-		}
+		h.bare(dev)
 	}
 }
 

@@ -235,17 +235,17 @@ func (h *host) past(t *testing.T) map[uint64]string {
 		return &xdpdv1.ProgramSettings{Globals: map[string]string{"version": v, "id": "1"}}
 	}
 	a := &xdpdv1.ProgramSpec{Name: "a", ObjectSha256: object, Function: "pass"}
-	set([]*xdpdv1.ProgramSpec{a}, chainSpec(nettest.Dev, "a"))
-	set([]*xdpdv1.ProgramSpec{{Name: "m", ObjectSha256: other, Function: "mark", Settings: version("1")}}, chainSpec(nettest.Dev, "m", "a"))
-	set([]*xdpdv1.ProgramSpec{{Name: "m", Settings: version("2")}}, chainSpec(nettest.Dev, "a", "m"))
-	c := chainSpec(nettest.Dev, "m", "a")
+	set([]*xdpdv1.ProgramSpec{a}, chainOf(nettest.Dev, "a"))
+	set([]*xdpdv1.ProgramSpec{{Name: "m", ObjectSha256: other, Function: "mark", Settings: version("1")}}, chainOf(nettest.Dev, "m", "a"))
+	set([]*xdpdv1.ProgramSpec{{Name: "m", Settings: version("2")}}, chainOf(nettest.Dev, "a", "m"))
+	c := chainOf(nettest.Dev, "m", "a")
 	c.FinalVerdict = xdpdv1.Verdict_VERDICT_DROP
 	c.Members[1].Enabled, c.Members[1].Priority = ptr(false), ptr(int32(99))
 	c.Members[0].ProceedOn = &xdpdv1.ProceedOn{Verdicts: []xdpdv1.Verdict{xdpdv1.Verdict_VERDICT_TX}}
 	set(nil, c)
-	set([]*xdpdv1.ProgramSpec{{Name: "a", Function: "goon", Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT}}, chainSpec(nettest.Dev, "a"))
-	set(nil, chainSpec(nettest.Dev))
-	set([]*xdpdv1.ProgramSpec{{Name: "m", ObjectSha256: object, Function: "plain"}}, chainSpec(nettest.Dev, "m"))
+	set([]*xdpdv1.ProgramSpec{{Name: "a", Function: "goon", Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT}}, chainOf(nettest.Dev, "a"))
+	set(nil, chainOf(nettest.Dev))
+	set([]*xdpdv1.ProgramSpec{{Name: "m", ObjectSha256: object, Function: "plain"}}, chainOf(nettest.Dev, "m"))
 	if len(was) != 7 {
 		t.Fatalf("there were %d chains, want 7: %v", len(was), was)
 	}

@@ -33,7 +33,11 @@ func (h *host) learn() {
 	}
 	for _, c := range chains.GetChains() {
 		if len(c.GetMembers()) > 0 { // else it is there for what waits to be confirmed
-			m.chains[c.GetInterface()], m.tallies[c.GetInterface()] = decoded(c)
+			ch, counts := decoded(c)
+			if err := ch.Validate(); err != nil {
+				h.Errorf("the chain of %s: %v", c.GetInterface(), err)
+			}
+			m.chains[c.GetInterface()], m.tallies[c.GetInterface()] = ch, counts
 		}
 		p := c.GetPending()
 		if p == nil || slices.ContainsFunc(m.pendings, func(q pending) bool { return q.id == p.GetId() }) {
@@ -44,6 +48,11 @@ func (h *host) learn() {
 			waits.before[iface] = nil // is not told
 		}
 		m.pendings = append(m.pendings, waits)
+	}
+	for name := range m.programs {
+		if len(m.places(name)) == 0 {
+			h.Errorf("program %s has no place", name)
+		}
 	}
 	h.model = m
 }

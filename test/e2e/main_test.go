@@ -123,7 +123,16 @@ func runTests(m *testing.M) (code int, err error) {
 	return code, unix.Unmount(bpffs, 0)
 }
 
+// leftovers are what is left for good: the kernel and the libraries end some things after they were told to.
 func leftovers(before []string) (left []string) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if left = leftNow(before); len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+	}
+}
+
+func leftNow(before []string) (left []string) {
 	if err := goleak.Find(); err != nil {
 		left = append(left, err.Error())
 	}
@@ -143,7 +152,7 @@ func leftovers(before []string) (left []string) {
 	if err == nil && strings.TrimSpace(string(children)) != "" {
 		left = append(left, "processes: "+string(children))
 	}
-	return append(left, seen.alive(5*time.Second)...)
+	return append(left, seen.alive(0)...)
 }
 
 // openFiles are the descriptors of this process, without those of Go's poller, which stay.

@@ -60,21 +60,21 @@ func TestOutsider(t *testing.T) {
 	if testing.Short() {
 		files = shortOutsiderFiles
 	}
-	began, granted, changed := time.Now(), 0, 0
-	for i := range files {
+	began, tried, granted, changed := time.Now(), 0, 0, 0
+	for ; tried < files || changed < files/10; tried++ { // else it says little
 		answered, differs := o.apply()
 		granted, changed = granted+answered, changed+differs
 		if t.Failed() {
-			t.Fatalf("after file %d", i)
+			t.Fatalf("after file %d", tried)
 		}
-		if i%50 == 49 {
+		if tried%50 == 49 {
 			o.learn()
 			o.Check()
 		}
 	}
-	t.Logf("%d files in %v: %d granted, of which %d changed something", files, time.Since(began).Round(time.Millisecond), granted, changed)
-	if changed < files/10 || granted > files*9/10 {
-		t.Error("this says little")
+	t.Logf("%d files in %v: %d granted, of which %d changed something", tried, time.Since(began).Round(time.Millisecond), granted, changed)
+	if granted > tried*9/10 {
+		t.Error("hardly any file was refused: this says little")
 	}
 	o.learn()
 	o.Check()

@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/client"
 	"github.com/xdpd/xdpd/internal/failpoint"
 	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
@@ -40,18 +42,7 @@ func TestStopDuringChange(t *testing.T) {
 			h.start("XDPD_FAILPOINT=" + failpoint.SaveBefore + "=stop")
 			r := add("a", "pass", nettest.Dev)
 			r.Lifetime = xdpdv1.Lifetime_LIFETIME_PERSISTENT
-			answer := make(chan error, 1)
-			ctx := h.ctx()
-			go func() {
-				_, err := h.client.AddProgram(ctx, r)
-				answer <- err
-			}()
-			h.eventually("the daemon stands still", func() bool { return h.state() == "T" })
-			h.d.signal(s)
-			h.d.signal(unix.SIGCONT)
-			if err := <-answer; err != nil {
-				t.Errorf("the change was cut off: %v", err)
-			}
+			h.meanwhile(r, func() { h.d.signal(s) })
 			next, err := h.model.add(r)
 			if err != nil {
 				t.Fatal(err)
@@ -63,6 +54,29 @@ func TestStopDuringChange(t *testing.T) {
 			h.stop(s)
 		})
 	}
+}
+
+// meanwhile makes a change in a daemon that was started to stand still in the middle of it, does something else then, and
+// lets the daemon go on. It returns the number of the change, if it waits to be confirmed: its time is not up before.
+func (h *host) meanwhile(change proto.Message, do func()) (id uint64) {
+	h.Helper()
+	type result struct {
+		answer answer
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		a, err := h.ask(change)
+		done <- result{a, err}
+	}()
+	h.eventually("the daemon stands still", func() bool { return h.state() == "T" })
+	do()
+	h.d.signal(unix.SIGCONT)
+	r := <-done
+	if r.err != nil {
+		h.Fatalf("the change was cut off: %v %v", r.err, client.Facts(r.err))
+	}
+	return r.answer.GetChange().GetPending().GetId()
 }
 
 // state is the kernel's letter for what the daemon's main thread does.

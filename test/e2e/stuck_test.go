@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/internal/failpoint"
 	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
 
@@ -18,15 +19,11 @@ import (
 // back in time; that of the one that went waits for it.
 func TestUndoOfALastMember(t *testing.T) {
 	h := newHost(t, second)
-	h.start()
+	h.start("XDPD_FAILPOINT=" + failpoint.DetachAfter + "=stop@2") // when both are taken off
 	h.do(adding(persistent(add("a", "pass", nettest.Dev, second))))
 	w := h.watch("")
-	removed, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "a", Options: within(time.Second)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.unplug(second)
-	h.expired(w, removed.GetChange().GetPending().GetId())
+	id := h.meanwhile(&xdpdv1.RemoveProgramRequest{Name: "a", Options: within(time.Second)}, func() { h.unplug(second) })
+	h.expired(w, id)
 	for iface, runs := range map[string]bool{nettest.Dev: true, second: false} {
 		if c := h.chain(iface); len(c.GetMembers()) != 1 || c.GetLinkId() != 0 != runs {
 			t.Errorf("the chain of %s is %v", iface, c)

@@ -52,8 +52,11 @@ func TestChangesUnderTraffic(t *testing.T) {
 	if testing.Short() {
 		least = minChanges / 3
 	}
+	arrived := h.wires[nettest.Dev].receiver.Count
 	for started := time.Now(); changes < least || changes < maxChanges && time.Since(started) < changesTime; changes++ {
 		h.do(round[changes%len(round)])
+		now := arrived()
+		h.eventually("packets go through the chain", func() bool { return arrived() > now })
 		if changes == least/2 {
 			h.d.kill()
 			h.start()
@@ -65,9 +68,6 @@ func TestChangesUnderTraffic(t *testing.T) {
 		t.Fatal(flowed.err)
 	}
 	t.Logf("%d changes under %d packets", changes, flowed.sent)
-	if flowed.sent == 0 {
-		t.Fatal("no packet was sent")
-	}
 	for changes%len(round) != 0 { // to where all members are as at the start
 		h.do(round[changes%len(round)])
 		changes++

@@ -192,7 +192,7 @@ func TestSlowWatchers(t *testing.T) {
 	h.start()
 	spec := &xdpdv1.SetChainsRequest{Objects: [][]byte{verdicts}}
 	for _, iface := range []string{nettest.Dev, second} {
-		c := chainSpec(iface)
+		c := chainOf(iface)
 		for i := range crowd {
 			name := fmt.Sprint("p", i)
 			c.Members = append(c.Members, &xdpdv1.MemberSpec{Program: name, Enabled: ptr(i == 0)})

@@ -21,6 +21,7 @@ import (
 // locks of all its interfaces and programs are held.
 type change struct {
 	next    map[string]chain.Chain            // by interface; without members: the chain goes
+	held    map[string]bool                   // those of next that are only claimed
 	relink  bool                              // make a new revision where nothing differs, which is nothing for the history
 	put     []store.Program                   // as they shall be
 	loaded  []uint64                          // ids of put that were loaded for it
@@ -133,6 +134,7 @@ func (c *Controller) apply(ctx context.Context, ch *change) error {
 
 // plan finds what each interface has, and drops those where nothing changes.
 func (c *Controller) plan(ch *change) error {
+	ch.steps = nil
 	for _, iface := range slices.Sorted(maps.Keys(ch.next)) {
 		s := &step{iface: iface}
 		next := ch.next[iface]
@@ -144,17 +146,20 @@ func (c *Controller) plan(ch *change) error {
 			s.before.Chain = chain.New()
 		}
 		s.same = s.known && s.before.Chain.Equal(next) && !ch.swaps(next)
-		if s.same && !ch.relink && !c.lacking(s.before) {
+		if s.same && !ch.relink && (ch.undoes != nil || ch.held[iface] || !c.lacking(s.before)) {
 			continue
 		}
 		if !s.known && len(next.Members) == 0 {
 			continue
 		}
 		s.device, s.gone, err = c.locate(iface, s.before, s.known)
-		if ch.undoes != nil && errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) {
-			// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and
-			// one whose interface went meanwhile waits for it.
+		// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and one
+		// whose interface went meanwhile, or is another chain's, waits for it.
+		switch {
+		case errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) && (ch.undoes != nil || ch.relink):
 			s.device, s.gone, err = c.deviceOf(s.before), !s.known, nil
+		case errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) && (ch.undoes != nil || len(next.Members) == 0):
+			s.device, s.gone, err = c.deviceOf(s.before), true, nil
 		}
 		if err != nil {
 			return err

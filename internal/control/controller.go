@@ -45,6 +45,7 @@ type Controller struct {
 
 	programs   locks // one for each program name; taken before those of interfaces
 	interfaces locks // one for each interface name
+	devices    locks // one for each index of an interface; taken after those of names, which may move to another
 
 	changes sync.RWMutex // held for reading by each change, for writing by Stop
 	stopped bool         // protected by changes

@@ -17,6 +17,7 @@ import (
 type goal struct {
 	chains   map[string]chain.Chain // the next chain of interfaces; without members: the chain goes
 	programs map[string]wanted      // programs that are new or become another, by name
+	held     map[string]bool        // the interfaces of chains that are only to be claimed: they stay as they are
 	undoes   *store.Pending         // the change that it takes back
 	expired  bool                   // undoes was not confirmed in time
 	what     string                 // in a few words, for the history
@@ -24,7 +25,7 @@ type goal struct {
 }
 
 func newGoal(what string) goal {
-	return goal{chains: map[string]chain.Chain{}, programs: map[string]wanted{}, what: what}
+	return goal{chains: map[string]chain.Chain{}, programs: map[string]wanted{}, held: map[string]bool{}, what: what}
 }
 
 // wanted is what a program is to be.
@@ -70,9 +71,11 @@ func (c *Controller) mutate(ctx context.Context, o Options, compute func() (goal
 			c.logIf("unload what was loaded for a change that was not made", "", c.unloadNew(ch))
 		}
 	}()
-	if err := c.plan(ch); err != nil {
+	unlockDevices, err := c.planLocked(ctx, ch)
+	if err != nil {
 		return result{}, err
 	}
+	defer unlockDevices()
 	if ch.changes() {
 		if err := c.unclaimed(ch); err != nil {
 			return result{}, err
@@ -139,11 +142,14 @@ func (c *Controller) complete(g *goal, o Options) (programs []string, err error)
 	for _, rec := range chains {
 		next, named := g.chains[rec.Interface]
 		if !named {
-			if slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool {
-				w, put := g.programs[m.Program]
-				return put && (w.object != nil || o.ConfirmWithin > 0) // whatever waits to be confirmed shows in its chains
-			}) {
-				g.chains[rec.Interface] = rec.Chain
+			loaded := slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool { return g.programs[m.Program].object != nil })
+			// Whatever waits to be confirmed shows in its chains.
+			waits := o.ConfirmWithin > 0 && slices.ContainsFunc(rec.Chain.Members, func(m chain.Member) bool {
+				_, put := g.programs[m.Program]
+				return put
+			})
+			if loaded || waits {
+				g.chains[rec.Interface], g.held[rec.Interface] = rec.Chain, !loaded
 			}
 			continue
 		}
@@ -202,7 +208,7 @@ func (c *Controller) expect(revisions map[string]uint64) error {
 // it takes to undo it all. Nothing is loaded yet.
 func (c *Controller) prepare(g goal, o Options) (*change, error) {
 	ch := &change{
-		next: g.chains, objects: map[string][]byte{}, kept: map[string][]byte{}, origins: map[string][]dispatcher.MapOrigin{},
+		next: g.chains, held: g.held, objects: map[string][]byte{}, kept: map[string][]byte{}, origins: map[string][]dispatcher.MapOrigin{},
 		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired,
 	}
 	for _, name := range slices.Sorted(maps.Keys(g.programs)) {

@@ -36,7 +36,7 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 		return storeError(err)
 	}
 	for _, rec := range chains {
-		if err := c.adopt(ctx, rec); err != nil {
+		if err := c.adopt(ctx, rec.Interface); err != nil {
 			c.setProblem(rec.Interface, err.Error())
 			c.log.Error("chain does not run", "interface", rec.Interface, "error", err)
 		}
@@ -145,29 +145,48 @@ func (c *Controller) reload(p store.Program) error {
 }
 
 // adopt makes an interface run the intended revision.
-func (c *Controller) adopt(ctx context.Context, rec store.Chain) error {
-	unlock, err := c.lock(ctx, nil, []string{rec.Interface})
+func (c *Controller) adopt(ctx context.Context, iface string) error {
+	unlock, err := c.lock(ctx, nil, []string{iface})
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, gone, err := c.locate(rec.Interface, rec, true)
+	unlockDevices, _, err := c.lockDevices(ctx, iface)
 	if err != nil {
 		return err
 	}
-	if gone {
+	defer unlockDevices()
+	if err := c.evict(iface); err != nil {
+		return err
+	}
+	rec, err := c.chainOf(iface)
+	if err != nil {
+		return err
+	}
+	d, gone, err := c.locate(iface, rec, true)
+	parted := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
+	switch {
+	case parted: // the chain runs on where it was
+		return errors.Join(err, c.mend(ctx, rec))
+	case err != nil:
+		return err
+	case gone:
 		if err := c.letGo(rec); err != nil {
 			return err
 		}
 		return fmt.Errorf("there is no interface %s; its chain waits for it", rec.Interface)
-	}
-	if d != c.deviceOf(rec) {
+	case d != c.deviceOf(rec):
 		return c.relink(ctx, rec)
 	}
+	return c.mend(ctx, rec)
+}
+
+// mend makes the device that a chain is on run the intended revision.
+func (c *Controller) mend(ctx context.Context, rec store.Chain) error {
 	if err := c.repair(rec); err != nil {
 		return err
 	}
-	live, err := c.plane.Live(d)
+	live, err := c.plane.Live(c.deviceOf(rec))
 	if err == nil && live.Revision == rec.Revision {
 		c.log.Info("chain adopted", "interface", rec.Interface, "revision", rec.Revision)
 		return nil
@@ -182,6 +201,11 @@ func (c *Controller) release(ctx context.Context, iface string) error {
 		return err
 	}
 	defer unlock()
+	unlockDevices, _, err := c.lockDevices(ctx, iface)
+	if err != nil {
+		return err
+	}
+	defer unlockDevices()
 	rec, known, err := c.store.Chain(iface)
 	if err != nil {
 		return storeError(err)

@@ -3,13 +3,11 @@
 package e2e
 
 import (
-	"errors"
 	"os"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -97,17 +95,7 @@ func TestIndexUsedAgain(t *testing.T) {
 	index := h.ns.Index(t, second)
 	h.unplug(second)
 	w.await("interface_gone")
-	var err error
-	nettest.RunIn(h.ns, func() {
-		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "xother0", Index: index}, PeerName: newcomer + "p"}
-		peer := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: pair.PeerName}}
-		err = errors.Join(netlink.LinkAdd(pair), netlink.LinkSetUp(peer))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.ns.Rename(t, "xother0", newcomer)
-	h.plug(newcomer, newcomer+"p")
+	h.addAt(index, newcomer, newcomer+"p")
 	h.do(adding(add("b", "goon", newcomer)))
 	h.ns.AddPair(t, second, second+"p")
 	h.plug(second, second+"p")

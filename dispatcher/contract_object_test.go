@@ -3,12 +3,17 @@
 package dispatcher
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/xdpd/xdpd/chain"
 )
@@ -50,6 +55,69 @@ func TestContractObjectErrors(t *testing.T) {
 	if err != nil || o.Function() != "step" {
 		t.Errorf("the only program is %v, %v", o, err)
 	}
+}
+
+// patchSection sets 64 bits of a section's header, at that offset in there.
+func patchSection(t *testing.T, data []byte, name string, at, value uint64) {
+	t.Helper()
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(f.Sections, func(s *elf.Section) bool { return s.Name == name })
+	headers := binary.LittleEndian.Uint64(data[40:])
+	binary.LittleEndian.PutUint64(data[headers+64*uint64(i)+at:], value)
+}
+
+// TestContractObjectSize refuses small objects that would take much memory.
+func TestContractObjectSize(t *testing.T) {
+	const flags, size = 8, 32 // in an Elf64_Shdr
+	parse := func(section string, at, value uint64) error {
+		data := objectBytes(t, "step")
+		patchSection(t, data, section, at, value)
+		_, err := ParseObject(data, "")
+		return err
+	}
+	if err := parse(".bss", size, 32<<20); err != nil {
+		t.Errorf("with 32 MiB of zeroes: %v", err)
+	}
+	reason(t, parse(".bss", size, 64<<20), chain.ObjectInvalid, `".bss"`, "67108864 bytes", "64 MiB")
+	reason(t, parse(".bss", size, 1<<62), chain.ObjectInvalid, `".bss"`, "4611686018427387904 bytes", "64 MiB")
+	reason(t, parse(".strtab", flags, uint64(elf.SHF_COMPRESSED)), chain.ObjectInvalid, "compressed")
+
+	data := objectBytes(t, "settings")
+	patchSection(t, data, ".bss", size, 60<<20)
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := f.SectionByType(elf.SHT_SYMTAB).Offset
+	for i, s := range symbols {
+		if int(s.Section) < len(f.Sections) && f.Sections[s.Section].Name == ".bss" {
+			binary.LittleEndian.PutUint64(data[table+24*uint64(i+1)+16:], 40<<20)
+		}
+	}
+	_, err = ParseObject(data, "")
+	reason(t, err, chain.ObjectInvalid, "variable", "41943040 bytes", "64 MiB")
+}
+
+// TestContractObjectMapNames refuses names of maps that cannot be those of pins, where the program has such a map.
+func TestContractObjectMapNames(t *testing.T) {
+	for _, name := range []string{"time/s", "time@s"} {
+		data := bytes.ReplaceAll(objectBytes(t, "shadow"), []byte("\x00timers\x00"), []byte("\x00"+name+"\x00"))
+		_, err := ParseObject(data, "counter")
+		if e := reason(t, err, chain.ObjectInvalid, name); e.Facts["map"] != name {
+			t.Errorf("the facts are %v", e.Facts)
+		}
+	}
+	o := &Object{spec: &ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{".kconfig": {ValueSize: 64<<20 + 1}}}}
+	reason(t, o.checkMaps(), chain.ObjectInvalid, ".kconfig", "64 MiB")
+	o.spec.Maps = map[string]*ebpf.MapSpec{strings.Repeat("x", 256): {}}
+	reason(t, o.checkMaps(), chain.ObjectInvalid, "255 bytes")
 }
 
 // TestContractLoadErrors has programs that the kernel refuses. Nothing of them is left, and what is broken in

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/xdpd/xdpd/chain"
@@ -117,6 +119,77 @@ func TestContractOpenTwice(t *testing.T) {
 	b.exits(1, 5)
 	b.run(b.plan(p.on(passing), p.on(passing)))
 	b.follow(frame(), 5, 1, 1)
+}
+
+// TestLockOfRemovedFolder says that a folder is not taken by a lock of one that another daemon has removed since it
+// was opened.
+func TestLockOfRemovedFolder(t *testing.T) {
+	root := filepath.Join(testFS, "folder")
+	t.Cleanup(func() { os.RemoveAll(root) })
+	for _, replaced := range []bool{false, true} {
+		p, err := OpenForTeardown(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := lockInPlace(f); !errors.Is(err, ErrTaken) {
+			t.Errorf("a lock of a taken folder gives %v", err)
+		}
+		if err := errors.Join(p.Teardown(), p.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if replaced {
+			if p, err = OpenForTeardown(root); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := lockInPlace(f); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a lock of a removed folder gives %v", err)
+		}
+		if replaced {
+			if err := errors.Join(p.Teardown(), p.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestTakeWhileRemoved has daemons that take the folder and remove it, each as soon as it can: one at a time has it.
+func TestTakeWhileRemoved(t *testing.T) {
+	root := filepath.Join(testFS, "folder")
+	var owners atomic.Int32
+	var daemons sync.WaitGroup
+	for range 3 {
+		daemons.Go(func() {
+			for taken := 0; taken < 100; {
+				p, err := OpenForTeardown(root)
+				if errors.Is(err, ErrTaken) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				taken++
+				if n := owners.Add(1); n != 1 {
+					t.Errorf("%d daemons have the folder", n)
+				}
+				names, err := readDir(root)
+				if err != nil || !slices.Equal(names, []string{"chains", "programs"}) {
+					t.Errorf("who has the folder finds %q in it, %v", names, err)
+				}
+				owners.Add(-1)
+				if err := errors.Join(p.Teardown(), p.Close()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	daemons.Wait()
 }
 
 func TestContractUnknownLinker(t *testing.T) {

@@ -143,28 +143,61 @@ func (p *Plane) take() error {
 	if uint32(st.Type) != bpffsMagic {
 		return fmt.Errorf("%s is not in a BPF FS (mount one: mount -t bpf bpf /sys/fs/bpf)", p.root)
 	}
-	if err := os.Mkdir(p.root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make the folder for pins: %w", err)
+	var err error
+	for range 10 { // its owner may remove it before it is locked here
+		if p.lock, err = lockFolder(p.root); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
-	if err := checkOurs(p.root); err != nil {
+	if err != nil {
 		return err
 	}
-	f, err := os.Open(p.root)
-	if err != nil {
-		return fmt.Errorf("open the folder for pins: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return fmt.Errorf("%w: %s is locked", ErrTaken, p.root)
-	}
-	p.lock = f
 	if err := p.sweepUnfinished(); err != nil {
-		return errors.Join(err, f.Close())
+		return errors.Join(err, p.Close())
 	}
 	for _, dir := range []string{"programs", "chains"} {
 		if err := mkdir(filepath.Join(p.root, dir)); err != nil {
-			return errors.Join(err, f.Close())
+			return errors.Join(err, p.Close())
 		}
+	}
+	return nil
+}
+
+// lockFolder makes the folder if need be, and locks it. With an fs.ErrNotExist it was removed meanwhile.
+func lockFolder(root string) (*os.File, error) {
+	if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make the folder for pins: %w", err)
+	}
+	if err := checkOurs(root); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(root)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder for pins: %w", err)
+	}
+	if err := lockInPlace(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// lockInPlace locks f, the folder for pins, and makes sure that it is still the one of that name: another, or none,
+// is an fs.ErrNotExist.
+func lockInPlace(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("%w: %s is locked", ErrTaken, f.Name())
+	}
+	locked, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("look at the folder for pins: %w", err)
+	}
+	now, err := os.Lstat(f.Name())
+	if err != nil {
+		return fmt.Errorf("look at the folder for pins: %w", err)
+	}
+	if !os.SameFile(locked, now) {
+		return fmt.Errorf("lock %s: it was replaced meanwhile: %w", f.Name(), fs.ErrNotExist)
 	}
 	return nil
 }

@@ -59,18 +59,22 @@ func useOf(m *ebpf.Map, value btf.Type) mapUse {
 
 // holdsObjects tells whether values of type t hold what is the kernel's and cannot be copied. Locks are not
 // such: a copy has them open.
-func holdsObjects(t btf.Type) bool {
-	if t == nil {
+func holdsObjects(t btf.Type) bool { return holdsUnseen(t, map[btf.Type]bool{}) }
+
+// holdsUnseen is holdsObjects but for the types in seen, to which it adds.
+func holdsUnseen(t btf.Type, seen map[btf.Type]bool) bool {
+	if t == nil || seen[t] {
 		return false
 	}
-	member := func(m btf.Member) bool { return holdsObjects(m.Type) }
+	seen[t] = true
+	member := func(m btf.Member) bool { return holdsUnseen(m.Type, seen) }
 	switch t := btf.UnderlyingType(t).(type) {
 	case *btf.Datasec:
-		return slices.ContainsFunc(t.Vars, func(v btf.VarSecinfo) bool { return holdsObjects(v.Type) })
+		return slices.ContainsFunc(t.Vars, func(v btf.VarSecinfo) bool { return holdsUnseen(v.Type, seen) })
 	case *btf.Var:
-		return holdsObjects(t.Type)
+		return holdsUnseen(t.Type, seen)
 	case *btf.Array:
-		return holdsObjects(t.Type)
+		return holdsUnseen(t.Type, seen)
 	case *btf.Union:
 		return slices.ContainsFunc(t.Members, member)
 	case *btf.Struct:
@@ -273,7 +277,8 @@ func (c mapCopy) run() error {
 			return err
 		}
 		if n > 0 {
-			if _, err := c.to.BatchUpdate(keys.Slice(0, n).Interface(), values.Slice(0, n*c.cpus).Interface(), nil); err != nil {
+			_, err := c.to.BatchUpdate(keys.Slice(0, n).Interface(), values.Slice(0, n*c.cpus).Interface(), nil)
+			if err != nil && !isFull(err) {
 				return err
 			}
 		}
@@ -301,15 +306,19 @@ func (c mapCopy) runSingly() error {
 		if err == nil {
 			err = c.came(1)
 		}
-		if err == nil {
-			err = c.to.Put(key, values.Interface())
-		}
 		if err != nil {
+			return err
+		}
+		if err := c.to.Put(key, values.Interface()); err != nil && !isFull(err) {
 			return err
 		}
 	}
 	return errors.New("its entries come and go faster than they can be read")
 }
+
+// isFull tells whether an entry was not written because the map has as many as it can: of a full map that is in use
+// more may be read than there ever were at once.
+func isFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }
 
 // buffers makes slices for n keys and their values.
 func (c mapCopy) buffers(n int) (keys, values reflect.Value) {

@@ -36,6 +36,20 @@ func (c *Controller) planLocked(ctx context.Context, ch *change) (unlock func(),
 	}
 }
 
+// lockInterface takes the locks of an interface and its devices.
+func (c *Controller) lockInterface(ctx context.Context, iface string) (unlock func(), err error) {
+	unlockName, err := c.lock(ctx, nil, []string{iface})
+	if err != nil {
+		return nil, err
+	}
+	unlockDevices, _, err := c.lockDevices(ctx, iface)
+	if err != nil {
+		unlockName()
+		return nil, err
+	}
+	return func() { unlockDevices(); unlockName() }, nil
+}
+
 // lockDevices takes the locks of the devices that interfaces are, and of those that their chains are on, and returns
 // their indexes. The interfaces are locked.
 func (c *Controller) lockDevices(ctx context.Context, interfaces ...string) (unlock func(), indexes []int, err error) {

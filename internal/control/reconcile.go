@@ -146,16 +146,11 @@ func (c *Controller) reload(p store.Program) error {
 
 // adopt makes an interface run the intended revision.
 func (c *Controller) adopt(ctx context.Context, iface string) error {
-	unlock, err := c.lock(ctx, nil, []string{iface})
+	unlock, err := c.lockInterface(ctx, iface)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	unlockDevices, _, err := c.lockDevices(ctx, iface)
-	if err != nil {
-		return err
-	}
-	defer unlockDevices()
 	if err := c.evict(iface); err != nil {
 		return err
 	}
@@ -196,16 +191,11 @@ func (c *Controller) mend(ctx context.Context, rec store.Chain) error {
 
 // release lets go of the interface that a chain was on, if it is gone.
 func (c *Controller) release(ctx context.Context, iface string) error {
-	unlock, err := c.lock(ctx, nil, []string{iface})
+	unlock, err := c.lockInterface(ctx, iface)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	unlockDevices, _, err := c.lockDevices(ctx, iface)
-	if err != nil {
-		return err
-	}
-	defer unlockDevices()
 	rec, known, err := c.store.Chain(iface)
 	if err != nil {
 		return storeError(err)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -97,6 +98,39 @@ func TestKilledWhileUndoing(t *testing.T) {
 	}
 	h.Check()
 	h.stop(unix.SIGTERM)
+}
+
+// TestKilledWhileLettingGo kills a daemon while it lets go of an interface that was deleted, and starts it with the
+// interface still away, or there again: its chain waits for it with its counts, and nothing is left of the old one.
+func TestKilledWhileLettingGo(t *testing.T) {
+	for _, point := range []string{failpoint.DetachBefore, failpoint.DetachAfter} {
+		for _, back := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, back %v", point, back), func(t *testing.T) {
+				h := newHost(t, second)
+				h.start()
+				h.do(adding(add("a", "pass", nettest.Dev, second)))
+				h.Check()
+				index := h.ns.Index(t, second)
+				h.d.kill()
+				d := h.start("XDPD_FAILPOINT=" + point + "=kill")
+				h.unplug(second)
+				d.killed()
+				if back {
+					h.addAt(index, second, second+"p")
+				}
+				h.start()
+				if !back {
+					if pins := h.glob("chains/*-%d", index); len(pins) > 0 {
+						t.Errorf("pins are left: %v", pins)
+					}
+					h.addAt(index, second, second+"p")
+					h.do(updating(&xdpdv1.MemberUpdate{Program: "a", Interface: second, Priority: ptr(int32(9))}))
+				}
+				h.Check()
+				h.stop(unix.SIGTERM)
+			})
+		}
+	}
 }
 
 // TestUndoingWaitsForNothing undoes changes of one interface while another one, that the change only claimed or whose

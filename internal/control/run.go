@@ -59,12 +59,24 @@ func (c *Controller) watchLinks(ctx context.Context) error {
 	ready := func() {
 		seen = newPresence()
 		c.setProblem(watching, "")
+		c.releaseUnseen(ctx, seen)
 	}
 	return netif.Watch(ctx, ready, func(e netif.LinkEvent) {
 		for _, change := range seen.note(e) {
 			c.noteLink(ctx, change)
 		}
 	})
+}
+
+// releaseUnseen lets go of interfaces that went before anybody watched.
+func (c *Controller) releaseUnseen(ctx context.Context, seen presence) {
+	chains, err := c.store.Chains()
+	c.logIf("look for interfaces that are gone", "", err)
+	for _, rec := range chains {
+		if index, there := seen[rec.Interface]; rec.Ifindex != 0 && (!there || index != rec.Ifindex) {
+			c.logIf("let go of an interface that is gone", rec.Interface, c.release(ctx, rec.Interface))
+		}
+	}
 }
 
 // presence are the interfaces that there are: indexes by name.

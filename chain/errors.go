@@ -42,6 +42,12 @@ const (
 	ObjectNotFound     Reason = "OBJECT_NOT_FOUND"
 	GlobalInvalid      Reason = "GLOBAL_INVALID"
 	TestUnsupported    Reason = "TEST_UNSUPPORTED"
+	LeaseNotFound      Reason = "LEASE_NOT_FOUND"
+	LeaseTaken         Reason = "LEASE_TAKEN"
+	NetnsNotFound      Reason = "NETNS_NOT_FOUND"
+	TakeoverFailed     Reason = "TAKEOVER_FAILED"
+	PatternNotFound    Reason = "PATTERN_NOT_FOUND"
+	Overloaded         Reason = "OVERLOADED"
 )
 
 // Facts are what a reason is about, such as "interface": "eth0".

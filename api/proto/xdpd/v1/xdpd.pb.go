@@ -167,6 +167,9 @@ const (
 	Lifetime_LIFETIME_DAEMON Lifetime = 1
 	// Back at the next start of the daemon, also after a reboot (with fresh maps).
 	Lifetime_LIFETIME_PERSISTENT Lifetime = 2
+	// Until the lease of a client ends (see Hold), or the daemon is stopped, or the host reboots. A daemon that is killed and
+	// restarted adopts it, and waits some time, 30 seconds by default, for the client to call Hold again.
+	Lifetime_LIFETIME_LEASE Lifetime = 3
 )
 
 // Enum value maps for Lifetime.
@@ -175,11 +178,13 @@ var (
 		0: "LIFETIME_UNSPECIFIED",
 		1: "LIFETIME_DAEMON",
 		2: "LIFETIME_PERSISTENT",
+		3: "LIFETIME_LEASE",
 	}
 	Lifetime_value = map[string]int32{
 		"LIFETIME_UNSPECIFIED": 0,
 		"LIFETIME_DAEMON":      1,
 		"LIFETIME_PERSISTENT":  2,
+		"LIFETIME_LEASE":       3,
 	}
 )
 
@@ -299,7 +304,8 @@ const (
 	ErrorReason_ERROR_REASON_MODE_CONFLICT ErrorReason = 14
 	// There is no such interface. Metadata: interface.
 	ErrorReason_ERROR_REASON_INTERFACE_NOT_FOUND ErrorReason = 15
-	// A foreign XDP program holds the interface. Metadata: interface, holder_id, holder_name, holder_mode.
+	// A foreign XDP program holds the interface, or another chain (then: chain). Metadata: interface, holder_id, holder_name,
+	// holder_mode.
 	ErrorReason_ERROR_REASON_INTERFACE_BUSY ErrorReason = 16
 	// The driver does not support the mode asked for, or the interface's settings are in its way. Metadata: interface, mode, error.
 	ErrorReason_ERROR_REASON_MODE_UNSUPPORTED ErrorReason = 17
@@ -331,6 +337,18 @@ const (
 	ErrorReason_ERROR_REASON_GLOBAL_INVALID ErrorReason = 29
 	// The kernel cannot run the chain off the wire, or not with this packet. Metadata: error.
 	ErrorReason_ERROR_REASON_TEST_UNSUPPORTED ErrorReason = 30
+	// No lease has that token: it has ended, or there was none. Metadata: none.
+	ErrorReason_ERROR_REASON_LEASE_NOT_FOUND ErrorReason = 31
+	// Another Hold has taken the lease over. Metadata: uid, pid (of the new holder).
+	ErrorReason_ERROR_REASON_LEASE_TAKEN ErrorReason = 32
+	// There is no such network namespace, or the daemon may not enter it. Metadata: netns.
+	ErrorReason_ERROR_REASON_NETNS_NOT_FOUND ErrorReason = 33
+	// The foreign program cannot be taken over. Metadata: interface, holder_id, error.
+	ErrorReason_ERROR_REASON_TAKEOVER_FAILED ErrorReason = 34
+	// The program has no such pattern. Metadata: program, pattern.
+	ErrorReason_ERROR_REASON_PATTERN_NOT_FOUND ErrorReason = 35
+	// The daemon has as much to do as it takes on: try again later. Metadata: limit.
+	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 36
 )
 
 // Enum value maps for ErrorReason.
@@ -367,6 +385,12 @@ var (
 		28: "ERROR_REASON_OBJECT_NOT_FOUND",
 		29: "ERROR_REASON_GLOBAL_INVALID",
 		30: "ERROR_REASON_TEST_UNSUPPORTED",
+		31: "ERROR_REASON_LEASE_NOT_FOUND",
+		32: "ERROR_REASON_LEASE_TAKEN",
+		33: "ERROR_REASON_NETNS_NOT_FOUND",
+		34: "ERROR_REASON_TAKEOVER_FAILED",
+		35: "ERROR_REASON_PATTERN_NOT_FOUND",
+		36: "ERROR_REASON_OVERLOADED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":         0,
@@ -400,6 +424,12 @@ var (
 		"ERROR_REASON_OBJECT_NOT_FOUND":    28,
 		"ERROR_REASON_GLOBAL_INVALID":      29,
 		"ERROR_REASON_TEST_UNSUPPORTED":    30,
+		"ERROR_REASON_LEASE_NOT_FOUND":     31,
+		"ERROR_REASON_LEASE_TAKEN":         32,
+		"ERROR_REASON_NETNS_NOT_FOUND":     33,
+		"ERROR_REASON_TAKEOVER_FAILED":     34,
+		"ERROR_REASON_PATTERN_NOT_FOUND":   35,
+		"ERROR_REASON_OVERLOADED":          36,
 	}
 )
 
@@ -484,7 +514,68 @@ func (x MapOrigin_Origin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MapOrigin_Origin.Descriptor instead.
 func (MapOrigin_Origin) EnumDescriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4, 0}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{5, 0}
+}
+
+// State says whether a chain runs.
+type Chain_State int32
+
+const (
+	// Not known: the chain was not made (a dry run), or is gone.
+	Chain_STATE_UNSPECIFIED Chain_State = 0
+	// Packets go through it.
+	Chain_STATE_RUNNING Chain_State = 1
+	// There is no such interface: the chain waits for it.
+	Chain_STATE_WAITING Chain_State = 2
+	// A foreign program has its place.
+	Chain_STATE_FOREIGN Chain_State = 3
+	// Something is wrong, and is to be repaired: problem tells what.
+	Chain_STATE_DEGRADED Chain_State = 4
+)
+
+// Enum value maps for Chain_State.
+var (
+	Chain_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_RUNNING",
+		2: "STATE_WAITING",
+		3: "STATE_FOREIGN",
+		4: "STATE_DEGRADED",
+	}
+	Chain_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_RUNNING":     1,
+		"STATE_WAITING":     2,
+		"STATE_FOREIGN":     3,
+		"STATE_DEGRADED":    4,
+	}
+)
+
+func (x Chain_State) Enum() *Chain_State {
+	p := new(Chain_State)
+	*p = x
+	return p
+}
+
+func (x Chain_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Chain_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_xdpd_v1_xdpd_proto_enumTypes[6].Descriptor()
+}
+
+func (Chain_State) Type() protoreflect.EnumType {
+	return &file_xdpd_v1_xdpd_proto_enumTypes[6]
+}
+
+func (x Chain_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Chain_State.Descriptor instead.
+func (Chain_State) EnumDescriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{55, 0}
 }
 
 // Position is a place in a chain, relative to other members.
@@ -745,7 +836,9 @@ type Change struct {
 	// Set where the change was made with confirm_within and waits to be confirmed.
 	Pending *PendingChange `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
 	// Of programs that were replaced, which maps were carried over, and which are new; of new ones, which they share.
-	Maps          []*MapOrigin `protobuf:"bytes,5,rep,name=maps,proto3" json:"maps,omitempty"`
+	Maps []*MapOrigin `protobuf:"bytes,5,rep,name=maps,proto3" json:"maps,omitempty"`
+	// The foreign programs that were replaced, or would be.
+	Takeovers     []*Takeover `protobuf:"bytes,6,rep,name=takeovers,proto3" json:"takeovers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -815,6 +908,96 @@ func (x *Change) GetMaps() []*MapOrigin {
 	return nil
 }
 
+func (x *Change) GetTakeovers() []*Takeover {
+	if x != nil {
+		return x.Takeovers
+	}
+	return nil
+}
+
+// Takeover is a foreign XDP program that was replaced by a chain.
+type Takeover struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface.
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The kernel's id of the program.
+	ProgramId uint32 `protobuf:"varint,2,opt,name=program_id,json=programId,proto3" json:"program_id,omitempty"`
+	// Its name, where the daemon may know it.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The mode that it was attached in.
+	Mode Mode `protobuf:"varint,4,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
+	// It was replaced by one swap, without a packet in between. Else it was attached in a way that the kernel lets nobody
+	// swap for a link: for a moment the interface had no program.
+	Swapped       bool `protobuf:"varint,5,opt,name=swapped,proto3" json:"swapped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Takeover) Reset() {
+	*x = Takeover{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Takeover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Takeover) ProtoMessage() {}
+
+func (x *Takeover) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Takeover.ProtoReflect.Descriptor instead.
+func (*Takeover) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Takeover) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Takeover) GetProgramId() uint32 {
+	if x != nil {
+		return x.ProgramId
+	}
+	return 0
+}
+
+func (x *Takeover) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Takeover) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *Takeover) GetSwapped() bool {
+	if x != nil {
+		return x.Swapped
+	}
+	return false
+}
+
 // MapOrigin says where a map of a program that a change loaded comes from.
 type MapOrigin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -832,7 +1015,7 @@ type MapOrigin struct {
 
 func (x *MapOrigin) Reset() {
 	*x = MapOrigin{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1027,7 @@ func (x *MapOrigin) String() string {
 func (*MapOrigin) ProtoMessage() {}
 
 func (x *MapOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[4]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1040,7 @@ func (x *MapOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapOrigin.ProtoReflect.Descriptor instead.
 func (*MapOrigin) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{4}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MapOrigin) GetProgram() string {
@@ -911,7 +1094,7 @@ type PendingChange struct {
 
 func (x *PendingChange) Reset() {
 	*x = PendingChange{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1106,7 @@ func (x *PendingChange) String() string {
 func (*PendingChange) ProtoMessage() {}
 
 func (x *PendingChange) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[5]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1119,7 @@ func (x *PendingChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingChange.ProtoReflect.Descriptor instead.
 func (*PendingChange) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{5}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PendingChange) GetId() uint64 {
@@ -1001,7 +1184,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1196,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[6]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1209,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{6}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Caller) GetUid() uint32 {
@@ -1061,7 +1244,7 @@ type ProgramSettings struct {
 
 func (x *ProgramSettings) Reset() {
 	*x = ProgramSettings{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1256,7 @@ func (x *ProgramSettings) String() string {
 func (*ProgramSettings) ProtoMessage() {}
 
 func (x *ProgramSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[7]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1269,7 @@ func (x *ProgramSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgramSettings.ProtoReflect.Descriptor instead.
 func (*ProgramSettings) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{7}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProgramSettings) GetGlobals() map[string]string {
@@ -1126,7 +1309,9 @@ type AddProgramRequest struct {
 	Object []byte `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
 	// The C function; empty when the object has exactly one XDP program.
 	Function string `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
-	// Where to place it: names of interfaces in the daemon's network namespace, at least one.
+	// Where to place it, at least one: NAME, an interface in the daemon's network namespace; NETNS:NAME, one in another,
+	// where NETNS is a name in /run/netns or an absolute path; or a pattern in place of NAME, such as eth* or veth[0-9]?,
+	// for every interface that matches it, now and later.
 	Interfaces []string `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	// Lower runs first. Default 50. Together with a position it must not contradict it.
 	Priority *int32 `protobuf:"varint,5,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
@@ -1143,14 +1328,18 @@ type AddProgramRequest struct {
 	// Globals, sizes and sharing of maps.
 	Settings *ProgramSettings `protobuf:"bytes,11,opt,name=settings,proto3" json:"settings,omitempty"`
 	// What every change takes.
-	Options       *ChangeOptions `protobuf:"bytes,12,opt,name=options,proto3" json:"options,omitempty"`
+	Options *ChangeOptions `protobuf:"bytes,12,opt,name=options,proto3" json:"options,omitempty"`
+	// The token of the lease that the program is of; with LIFETIME_LEASE.
+	Lease string `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Replace a foreign program on the interfaces.
+	Takeover      bool `protobuf:"varint,14,opt,name=takeover,proto3" json:"takeover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddProgramRequest) Reset() {
 	*x = AddProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1351,7 @@ func (x *AddProgramRequest) String() string {
 func (*AddProgramRequest) ProtoMessage() {}
 
 func (x *AddProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[8]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1364,7 @@ func (x *AddProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddProgramRequest.ProtoReflect.Descriptor instead.
 func (*AddProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{8}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AddProgramRequest) GetName() string {
@@ -1262,6 +1451,20 @@ func (x *AddProgramRequest) GetOptions() *ChangeOptions {
 	return nil
 }
 
+func (x *AddProgramRequest) GetLease() string {
+	if x != nil {
+		return x.Lease
+	}
+	return ""
+}
+
+func (x *AddProgramRequest) GetTakeover() bool {
+	if x != nil {
+		return x.Takeover
+	}
+	return false
+}
+
 // AddProgramResponse is what came of it.
 type AddProgramResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1277,7 +1480,7 @@ type AddProgramResponse struct {
 
 func (x *AddProgramResponse) Reset() {
 	*x = AddProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1492,7 @@ func (x *AddProgramResponse) String() string {
 func (*AddProgramResponse) ProtoMessage() {}
 
 func (x *AddProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[9]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1505,7 @@ func (x *AddProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddProgramResponse.ProtoReflect.Descriptor instead.
 func (*AddProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{9}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AddProgramResponse) GetProgram() *Program {
@@ -1349,7 +1552,7 @@ type ReplaceProgramRequest struct {
 
 func (x *ReplaceProgramRequest) Reset() {
 	*x = ReplaceProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1564,7 @@ func (x *ReplaceProgramRequest) String() string {
 func (*ReplaceProgramRequest) ProtoMessage() {}
 
 func (x *ReplaceProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[10]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1577,7 @@ func (x *ReplaceProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceProgramRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{10}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplaceProgramRequest) GetName() string {
@@ -1441,7 +1644,7 @@ type ReplaceProgramResponse struct {
 
 func (x *ReplaceProgramResponse) Reset() {
 	*x = ReplaceProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1656,7 @@ func (x *ReplaceProgramResponse) String() string {
 func (*ReplaceProgramResponse) ProtoMessage() {}
 
 func (x *ReplaceProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[11]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1669,7 @@ func (x *ReplaceProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceProgramResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{11}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReplaceProgramResponse) GetProgram() *Program {
@@ -1510,7 +1713,7 @@ type SetChainsRequest struct {
 
 func (x *SetChainsRequest) Reset() {
 	*x = SetChainsRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1725,7 @@ func (x *SetChainsRequest) String() string {
 func (*SetChainsRequest) ProtoMessage() {}
 
 func (x *SetChainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[12]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1738,7 @@ func (x *SetChainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetChainsRequest.ProtoReflect.Descriptor instead.
 func (*SetChainsRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{12}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetChainsRequest) GetObjects() [][]byte {
@@ -1592,7 +1795,7 @@ type ProgramSpec struct {
 
 func (x *ProgramSpec) Reset() {
 	*x = ProgramSpec{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1807,7 @@ func (x *ProgramSpec) String() string {
 func (*ProgramSpec) ProtoMessage() {}
 
 func (x *ProgramSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[13]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1820,7 @@ func (x *ProgramSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgramSpec.ProtoReflect.Descriptor instead.
 func (*ProgramSpec) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{13}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProgramSpec) GetName() string {
@@ -1673,7 +1876,7 @@ type ChainSpec struct {
 
 func (x *ChainSpec) Reset() {
 	*x = ChainSpec{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1888,7 @@ func (x *ChainSpec) String() string {
 func (*ChainSpec) ProtoMessage() {}
 
 func (x *ChainSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[14]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1901,7 @@ func (x *ChainSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChainSpec.ProtoReflect.Descriptor instead.
 func (*ChainSpec) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{14}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChainSpec) GetInterface() string {
@@ -1746,7 +1949,7 @@ type MemberSpec struct {
 
 func (x *MemberSpec) Reset() {
 	*x = MemberSpec{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1961,7 @@ func (x *MemberSpec) String() string {
 func (*MemberSpec) ProtoMessage() {}
 
 func (x *MemberSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[15]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1974,7 @@ func (x *MemberSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberSpec.ProtoReflect.Descriptor instead.
 func (*MemberSpec) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{15}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MemberSpec) GetProgram() string {
@@ -1815,7 +2018,7 @@ type SetChainsResponse struct {
 
 func (x *SetChainsResponse) Reset() {
 	*x = SetChainsResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2030,7 @@ func (x *SetChainsResponse) String() string {
 func (*SetChainsResponse) ProtoMessage() {}
 
 func (x *SetChainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[16]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2043,7 @@ func (x *SetChainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetChainsResponse.ProtoReflect.Descriptor instead.
 func (*SetChainsResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{16}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetChainsResponse) GetChains() []*Chain {
@@ -1868,7 +2071,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2083,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[17]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2096,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{17}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConfirmRequest) GetId() uint64 {
@@ -1914,7 +2117,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2129,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[18]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2142,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{18}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfirmResponse) GetChange() *PendingChange {
@@ -1960,7 +2163,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2175,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[19]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2188,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{19}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelRequest) GetId() uint64 {
@@ -2008,7 +2211,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2223,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[20]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2236,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{20}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CancelResponse) GetChains() []*Chain {
@@ -2068,7 +2271,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2283,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[21]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2296,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{21}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RollbackRequest) GetInterface() string {
@@ -2139,7 +2342,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2354,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[22]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2367,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{22}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RollbackResponse) GetRevision() uint64 {
@@ -2199,7 +2402,7 @@ type ListHistoryRequest struct {
 
 func (x *ListHistoryRequest) Reset() {
 	*x = ListHistoryRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2414,7 @@ func (x *ListHistoryRequest) String() string {
 func (*ListHistoryRequest) ProtoMessage() {}
 
 func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[23]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2427,7 @@ func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ListHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{23}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListHistoryRequest) GetInterface() string {
@@ -2245,7 +2448,7 @@ type ListHistoryResponse struct {
 
 func (x *ListHistoryResponse) Reset() {
 	*x = ListHistoryResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2460,7 @@ func (x *ListHistoryResponse) String() string {
 func (*ListHistoryResponse) ProtoMessage() {}
 
 func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[24]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2473,7 @@ func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ListHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{24}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListHistoryResponse) GetEntries() []*HistoryEntry {
@@ -2308,7 +2511,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2523,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[25]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2536,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{25}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HistoryEntry) GetRevision() uint64 {
@@ -2410,7 +2613,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2625,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[26]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2638,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{26}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchRequest) GetResumeToken() string {
@@ -2476,6 +2679,9 @@ type WatchResponse struct {
 	//	*WatchResponse_Recovered
 	//	*WatchResponse_InterfaceUp
 	//	*WatchResponse_InterfaceGone
+	//	*WatchResponse_InterfaceRenamed
+	//	*WatchResponse_ForeignSeen
+	//	*WatchResponse_LeaseEnded_
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2483,7 +2689,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2701,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[27]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2714,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchResponse) GetResumeToken() string {
@@ -2679,6 +2885,33 @@ func (x *WatchResponse) GetInterfaceGone() *WatchResponse_Interface {
 	return nil
 }
 
+func (x *WatchResponse) GetInterfaceRenamed() *WatchResponse_Renamed {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_InterfaceRenamed); ok {
+			return x.InterfaceRenamed
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetForeignSeen() *WatchResponse_ForeignProgram {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_ForeignSeen); ok {
+			return x.ForeignSeen
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetLeaseEnded() *WatchResponse_LeaseEnded {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_LeaseEnded_); ok {
+			return x.LeaseEnded
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -2754,6 +2987,21 @@ type WatchResponse_InterfaceGone struct {
 	InterfaceGone *WatchResponse_Interface `protobuf:"bytes,23,opt,name=interface_gone,json=interfaceGone,proto3,oneof"`
 }
 
+type WatchResponse_InterfaceRenamed struct {
+	// An interface with a chain has another name, or is in another network namespace: its chain is the one of the new name.
+	InterfaceRenamed *WatchResponse_Renamed `protobuf:"bytes,24,opt,name=interface_renamed,json=interfaceRenamed,proto3,oneof"`
+}
+
+type WatchResponse_ForeignSeen struct {
+	// Somebody put a foreign program on an interface where a chain is to run.
+	ForeignSeen *WatchResponse_ForeignProgram `protobuf:"bytes,25,opt,name=foreign_seen,json=foreignSeen,proto3,oneof"`
+}
+
+type WatchResponse_LeaseEnded_ struct {
+	// A lease ended, and its programs go.
+	LeaseEnded *WatchResponse_LeaseEnded `protobuf:"bytes,26,opt,name=lease_ended,json=leaseEnded,proto3,oneof"`
+}
+
 func (*WatchResponse_Started_) isWatchResponse_Event() {}
 
 func (*WatchResponse_Missed_) isWatchResponse_Event() {}
@@ -2782,6 +3030,223 @@ func (*WatchResponse_InterfaceUp) isWatchResponse_Event() {}
 
 func (*WatchResponse_InterfaceGone) isWatchResponse_Event() {}
 
+func (*WatchResponse_InterfaceRenamed) isWatchResponse_Event() {}
+
+func (*WatchResponse_ForeignSeen) isWatchResponse_Event() {}
+
+func (*WatchResponse_LeaseEnded_) isWatchResponse_Event() {}
+
+// HoldRequest asks for a lease, or changes the one of the stream.
+type HoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first request: the token of a lease that the client had, to hold it again or take it over; empty: a new lease. In
+	// later ones: empty.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// How long the programs stay when the stream has ended: 0 (at once) to 24 hours.
+	Grace *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
+	// End the lease now: its programs are removed, without the grace, and then the stream ends.
+	Release       bool `protobuf:"varint,3,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *HoldRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *HoldRequest) GetRelease() bool {
+	if x != nil {
+		return x.Release
+	}
+	return false
+}
+
+// HoldResponse says that the lease is held.
+type HoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What AddProgram takes as lease, and Hold to hold it again. Whoever knows it can end the lease: keep it.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// The lease.
+	Lease         *Lease `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *HoldResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *HoldResponse) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// Lease is what programs of LIFETIME_LEASE live by.
+type Lease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Whether a stream holds it.
+	Held bool `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
+	// Who holds it, or held it last.
+	Holder *Caller `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// How long its programs stay when the stream has ended.
+	Grace *durationpb.Duration `protobuf:"bytes,4,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Where it is not held: how long its programs still stay.
+	Left *durationpb.Duration `protobuf:"bytes,5,opt,name=left,proto3" json:"left,omitempty"`
+	// The programs of the lease, sorted.
+	Programs      []string `protobuf:"bytes,6,rep,name=programs,proto3" json:"programs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Lease) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Lease) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *Lease) GetHolder() *Caller {
+	if x != nil {
+		return x.Holder
+	}
+	return nil
+}
+
+func (x *Lease) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *Lease) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Lease) GetPrograms() []string {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
 // TestRunRequest is packets for a chain.
 type TestRunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2797,7 +3262,7 @@ type TestRunRequest struct {
 
 func (x *TestRunRequest) Reset() {
 	*x = TestRunRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +3274,7 @@ func (x *TestRunRequest) String() string {
 func (*TestRunRequest) ProtoMessage() {}
 
 func (x *TestRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[28]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +3287,7 @@ func (x *TestRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestRunRequest.ProtoReflect.Descriptor instead.
 func (*TestRunRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TestRunRequest) GetInterface() string {
@@ -2863,7 +3328,7 @@ type TestRunResponse struct {
 
 func (x *TestRunResponse) Reset() {
 	*x = TestRunResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3340,7 @@ func (x *TestRunResponse) String() string {
 func (*TestRunResponse) ProtoMessage() {}
 
 func (x *TestRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[29]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3353,7 @@ func (x *TestRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestRunResponse.ProtoReflect.Descriptor instead.
 func (*TestRunResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{29}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TestRunResponse) GetRevision() uint64 {
@@ -2938,7 +3403,7 @@ type PacketTrace struct {
 
 func (x *PacketTrace) Reset() {
 	*x = PacketTrace{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3415,7 @@ func (x *PacketTrace) String() string {
 func (*PacketTrace) ProtoMessage() {}
 
 func (x *PacketTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[30]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3428,7 @@ func (x *PacketTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PacketTrace.ProtoReflect.Descriptor instead.
 func (*PacketTrace) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{30}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PacketTrace) GetSteps() []*TraceStep {
@@ -3018,7 +3483,7 @@ type TraceStep struct {
 
 func (x *TraceStep) Reset() {
 	*x = TraceStep{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3495,7 @@ func (x *TraceStep) String() string {
 func (*TraceStep) ProtoMessage() {}
 
 func (x *TraceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[31]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3508,7 @@ func (x *TraceStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
 func (*TraceStep) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{31}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TraceStep) GetProgram() string {
@@ -3089,7 +3554,7 @@ type RemoveProgramRequest struct {
 
 func (x *RemoveProgramRequest) Reset() {
 	*x = RemoveProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3566,7 @@ func (x *RemoveProgramRequest) String() string {
 func (*RemoveProgramRequest) ProtoMessage() {}
 
 func (x *RemoveProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[32]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3579,7 @@ func (x *RemoveProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProgramRequest.ProtoReflect.Descriptor instead.
 func (*RemoveProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{32}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveProgramRequest) GetName() string {
@@ -3153,7 +3618,7 @@ type RemoveProgramResponse struct {
 
 func (x *RemoveProgramResponse) Reset() {
 	*x = RemoveProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3630,7 @@ func (x *RemoveProgramResponse) String() string {
 func (*RemoveProgramResponse) ProtoMessage() {}
 
 func (x *RemoveProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[33]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3643,7 @@ func (x *RemoveProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProgramResponse.ProtoReflect.Descriptor instead.
 func (*RemoveProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{33}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveProgramResponse) GetChains() []*Chain {
@@ -3223,7 +3688,7 @@ type MemberUpdate struct {
 
 func (x *MemberUpdate) Reset() {
 	*x = MemberUpdate{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3235,7 +3700,7 @@ func (x *MemberUpdate) String() string {
 func (*MemberUpdate) ProtoMessage() {}
 
 func (x *MemberUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[34]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3248,7 +3713,7 @@ func (x *MemberUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdate.ProtoReflect.Descriptor instead.
 func (*MemberUpdate) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{34}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MemberUpdate) GetProgram() string {
@@ -3306,7 +3771,7 @@ type UpdateMembersRequest struct {
 
 func (x *UpdateMembersRequest) Reset() {
 	*x = UpdateMembersRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3783,7 @@ func (x *UpdateMembersRequest) String() string {
 func (*UpdateMembersRequest) ProtoMessage() {}
 
 func (x *UpdateMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[35]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3796,7 @@ func (x *UpdateMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMembersRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMembersRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{35}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UpdateMembersRequest) GetUpdates() []*MemberUpdate {
@@ -3361,7 +3826,7 @@ type UpdateMembersResponse struct {
 
 func (x *UpdateMembersResponse) Reset() {
 	*x = UpdateMembersResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3838,7 @@ func (x *UpdateMembersResponse) String() string {
 func (*UpdateMembersResponse) ProtoMessage() {}
 
 func (x *UpdateMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[36]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3851,7 @@ func (x *UpdateMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMembersResponse.ProtoReflect.Descriptor instead.
 func (*UpdateMembersResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{36}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateMembersResponse) GetChains() []*Chain {
@@ -3412,7 +3877,7 @@ type ListProgramsRequest struct {
 
 func (x *ListProgramsRequest) Reset() {
 	*x = ListProgramsRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3424,7 +3889,7 @@ func (x *ListProgramsRequest) String() string {
 func (*ListProgramsRequest) ProtoMessage() {}
 
 func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[37]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3437,7 +3902,7 @@ func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsRequest.ProtoReflect.Descriptor instead.
 func (*ListProgramsRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{37}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{41}
 }
 
 // ListProgramsResponse holds all programs.
@@ -3451,7 +3916,7 @@ type ListProgramsResponse struct {
 
 func (x *ListProgramsResponse) Reset() {
 	*x = ListProgramsResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3928,7 @@ func (x *ListProgramsResponse) String() string {
 func (*ListProgramsResponse) ProtoMessage() {}
 
 func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[38]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3941,7 @@ func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsResponse.ProtoReflect.Descriptor instead.
 func (*ListProgramsResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{38}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListProgramsResponse) GetPrograms() []*Program {
@@ -3497,7 +3962,7 @@ type GetProgramRequest struct {
 
 func (x *GetProgramRequest) Reset() {
 	*x = GetProgramRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3974,7 @@ func (x *GetProgramRequest) String() string {
 func (*GetProgramRequest) ProtoMessage() {}
 
 func (x *GetProgramRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[39]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3987,7 @@ func (x *GetProgramRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProgramRequest.ProtoReflect.Descriptor instead.
 func (*GetProgramRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{39}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetProgramRequest) GetName() string {
@@ -3543,7 +4008,7 @@ type GetProgramResponse struct {
 
 func (x *GetProgramResponse) Reset() {
 	*x = GetProgramResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +4020,7 @@ func (x *GetProgramResponse) String() string {
 func (*GetProgramResponse) ProtoMessage() {}
 
 func (x *GetProgramResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[40]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +4033,7 @@ func (x *GetProgramResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProgramResponse.ProtoReflect.Descriptor instead.
 func (*GetProgramResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{40}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetProgramResponse) GetProgram() *Program {
@@ -3587,7 +4052,7 @@ type ListChainsRequest struct {
 
 func (x *ListChainsRequest) Reset() {
 	*x = ListChainsRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4064,7 @@ func (x *ListChainsRequest) String() string {
 func (*ListChainsRequest) ProtoMessage() {}
 
 func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[41]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4077,7 @@ func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsRequest.ProtoReflect.Descriptor instead.
 func (*ListChainsRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{41}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{45}
 }
 
 // ListChainsResponse holds all chains.
@@ -3626,7 +4091,7 @@ type ListChainsResponse struct {
 
 func (x *ListChainsResponse) Reset() {
 	*x = ListChainsResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +4103,7 @@ func (x *ListChainsResponse) String() string {
 func (*ListChainsResponse) ProtoMessage() {}
 
 func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[42]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +4116,7 @@ func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsResponse.ProtoReflect.Descriptor instead.
 func (*ListChainsResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{42}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListChainsResponse) GetChains() []*Chain {
@@ -3672,7 +4137,7 @@ type GetChainRequest struct {
 
 func (x *GetChainRequest) Reset() {
 	*x = GetChainRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4149,7 @@ func (x *GetChainRequest) String() string {
 func (*GetChainRequest) ProtoMessage() {}
 
 func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[43]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4162,7 @@ func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChainRequest.ProtoReflect.Descriptor instead.
 func (*GetChainRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{43}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetChainRequest) GetInterface() string {
@@ -3718,7 +4183,7 @@ type GetChainResponse struct {
 
 func (x *GetChainResponse) Reset() {
 	*x = GetChainResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +4195,7 @@ func (x *GetChainResponse) String() string {
 func (*GetChainResponse) ProtoMessage() {}
 
 func (x *GetChainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[44]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +4208,7 @@ func (x *GetChainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChainResponse.ProtoReflect.Descriptor instead.
 func (*GetChainResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{44}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetChainResponse) GetChain() *Chain {
@@ -3762,7 +4227,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4239,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[45]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4252,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{45}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{49}
 }
 
 // GetStatusResponse tells about the daemon.
@@ -3816,14 +4281,16 @@ type GetStatusResponse struct {
 	// How many chains there are.
 	Chains uint32 `protobuf:"varint,11,opt,name=chains,proto3" json:"chains,omitempty"`
 	// What is wrong at the moment; empty: nothing.
-	Problems      []string `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The leases, sorted by number.
+	Leases        []*Lease `protobuf:"bytes,13,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3835,7 +4302,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[46]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3848,7 +4315,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{46}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -3935,6 +4402,13 @@ func (x *GetStatusResponse) GetProblems() []string {
 	return nil
 }
 
+func (x *GetStatusResponse) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 // Probe is a feature of the kernel that was tried.
 type Probe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3950,7 +4424,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3962,7 +4436,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[47]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,7 +4449,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{47}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Probe) GetName() string {
@@ -4025,14 +4499,18 @@ type Program struct {
 	// The uid of the client that added it.
 	OwnerUid uint32 `protobuf:"varint,11,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"`
 	// What was set before it was loaded.
-	Settings      *ProgramSettings `protobuf:"bytes,12,opt,name=settings,proto3" json:"settings,omitempty"`
+	Settings *ProgramSettings `protobuf:"bytes,12,opt,name=settings,proto3" json:"settings,omitempty"`
+	// The number of the lease that it is of; 0: of none.
+	Lease uint64 `protobuf:"varint,13,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Where it goes by itself, on every interface that matches.
+	Patterns      []*Pattern `protobuf:"bytes,14,rep,name=patterns,proto3" json:"patterns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Program) Reset() {
 	*x = Program{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4044,7 +4522,7 @@ func (x *Program) String() string {
 func (*Program) ProtoMessage() {}
 
 func (x *Program) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[48]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4057,7 +4535,7 @@ func (x *Program) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Program.ProtoReflect.Descriptor instead.
 func (*Program) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{48}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Program) GetName() string {
@@ -4144,6 +4622,111 @@ func (x *Program) GetSettings() *ProgramSettings {
 	return nil
 }
 
+func (x *Program) GetLease() uint64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+func (x *Program) GetPatterns() []*Pattern {
+	if x != nil {
+		return x.Patterns
+	}
+	return nil
+}
+
+// Pattern places a program on every interface that matches it when it appears.
+type Pattern struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pattern, such as eth* or blue:veth?.
+	Pattern string `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// The priority that was asked for.
+	Priority *int32 `protobuf:"varint,2,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// The position that was asked for.
+	Position *Position `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	// The proceed-on set of the members.
+	ProceedOn *ProceedOn `protobuf:"bytes,4,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
+	// The mode of chains that are made for it.
+	Mode Mode `protobuf:"varint,5,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
+	// Interfaces that match and that the program was taken from, sorted: they do not get it again.
+	Except        []string `protobuf:"bytes,6,rep,name=except,proto3" json:"except,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pattern) Reset() {
+	*x = Pattern{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pattern) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pattern) ProtoMessage() {}
+
+func (x *Pattern) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pattern.ProtoReflect.Descriptor instead.
+func (*Pattern) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Pattern) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *Pattern) GetPriority() int32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *Pattern) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *Pattern) GetProceedOn() *ProceedOn {
+	if x != nil {
+		return x.ProceedOn
+	}
+	return nil
+}
+
+func (x *Pattern) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *Pattern) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
 // Map is a BPF map of a program.
 type Map struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4173,7 +4756,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +4768,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[49]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +4781,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{49}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Map) GetName() string {
@@ -4274,9 +4857,9 @@ func (x *Map) GetSharedWith() []string {
 // Chain is the ordered members on one interface.
 type Chain struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The interface.
+	// The interface: NAME, or NETNS:NAME in another network namespace.
 	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
-	// Its index.
+	// Its index, in its network namespace; 0: there is none.
 	Ifindex uint32 `protobuf:"varint,2,opt,name=ifindex,proto3" json:"ifindex,omitempty"`
 	// The revision of the chain. Packets go through it, unless kernel_id is 0: GetStatus then says why not.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -4301,14 +4884,20 @@ type Chain struct {
 	// Packets that passed all members and got the final verdict.
 	PacketsEnd uint64 `protobuf:"varint,13,opt,name=packets_end,json=packetsEnd,proto3" json:"packets_end,omitempty"`
 	// A change of this chain that waits to be confirmed.
-	Pending       *PendingChange `protobuf:"bytes,14,opt,name=pending,proto3" json:"pending,omitempty"`
+	Pending *PendingChange `protobuf:"bytes,14,opt,name=pending,proto3" json:"pending,omitempty"`
+	// Whether packets go through it.
+	State Chain_State `protobuf:"varint,15,opt,name=state,proto3,enum=xdpd.v1.Chain_State" json:"state,omitempty"`
+	// What is wrong, in words, where it does not run as it should.
+	Problem string `protobuf:"bytes,16,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What its interface was called before, since the host was booted; empty: nothing else.
+	RenamedFrom   string `protobuf:"bytes,17,opt,name=renamed_from,json=renamedFrom,proto3" json:"renamed_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Chain) Reset() {
 	*x = Chain{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4909,7 @@ func (x *Chain) String() string {
 func (*Chain) ProtoMessage() {}
 
 func (x *Chain) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[50]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4922,7 @@ func (x *Chain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chain.ProtoReflect.Descriptor instead.
 func (*Chain) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{50}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Chain) GetInterface() string {
@@ -4434,6 +5023,27 @@ func (x *Chain) GetPending() *PendingChange {
 	return nil
 }
 
+func (x *Chain) GetState() Chain_State {
+	if x != nil {
+		return x.State
+	}
+	return Chain_STATE_UNSPECIFIED
+}
+
+func (x *Chain) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Chain) GetRenamedFrom() string {
+	if x != nil {
+		return x.RenamedFrom
+	}
+	return ""
+}
+
 // Member is a program's place in a chain.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4455,7 +5065,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4467,7 +5077,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[51]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4480,7 +5090,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{51}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Member) GetProgram() string {
@@ -4550,7 +5160,7 @@ type MemberCounters struct {
 
 func (x *MemberCounters) Reset() {
 	*x = MemberCounters{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4562,7 +5172,7 @@ func (x *MemberCounters) String() string {
 func (*MemberCounters) ProtoMessage() {}
 
 func (x *MemberCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[52]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4575,7 +5185,7 @@ func (x *MemberCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberCounters.ProtoReflect.Descriptor instead.
 func (*MemberCounters) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{52}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MemberCounters) GetSeen() uint64 {
@@ -4643,7 +5253,7 @@ type WatchResponse_Started struct {
 
 func (x *WatchResponse_Started) Reset() {
 	*x = WatchResponse_Started{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4655,7 +5265,7 @@ func (x *WatchResponse_Started) String() string {
 func (*WatchResponse_Started) ProtoMessage() {}
 
 func (x *WatchResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[56]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4668,7 +5278,7 @@ func (x *WatchResponse_Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Started.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Started) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 0}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // Missed says how many events are missing.
@@ -4682,7 +5292,7 @@ type WatchResponse_Missed struct {
 
 func (x *WatchResponse_Missed) Reset() {
 	*x = WatchResponse_Missed{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4694,7 +5304,7 @@ func (x *WatchResponse_Missed) String() string {
 func (*WatchResponse_Missed) ProtoMessage() {}
 
 func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[57]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4707,7 +5317,7 @@ func (x *WatchResponse_Missed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Missed.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Missed) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 1}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 1}
 }
 
 func (x *WatchResponse_Missed) GetEvents() uint64 {
@@ -4730,7 +5340,7 @@ type WatchResponse_ProgramReplaced struct {
 
 func (x *WatchResponse_ProgramReplaced) Reset() {
 	*x = WatchResponse_ProgramReplaced{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[58]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +5352,7 @@ func (x *WatchResponse_ProgramReplaced) String() string {
 func (*WatchResponse_ProgramReplaced) ProtoMessage() {}
 
 func (x *WatchResponse_ProgramReplaced) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[58]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +5365,7 @@ func (x *WatchResponse_ProgramReplaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_ProgramReplaced.ProtoReflect.Descriptor instead.
 func (*WatchResponse_ProgramReplaced) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 2}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 2}
 }
 
 func (x *WatchResponse_ProgramReplaced) GetObjectSha256() string {
@@ -4785,7 +5395,7 @@ type WatchResponse_ChainSwapped struct {
 
 func (x *WatchResponse_ChainSwapped) Reset() {
 	*x = WatchResponse_ChainSwapped{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[59]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +5407,7 @@ func (x *WatchResponse_ChainSwapped) String() string {
 func (*WatchResponse_ChainSwapped) ProtoMessage() {}
 
 func (x *WatchResponse_ChainSwapped) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[59]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +5420,7 @@ func (x *WatchResponse_ChainSwapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_ChainSwapped.ProtoReflect.Descriptor instead.
 func (*WatchResponse_ChainSwapped) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 3}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 3}
 }
 
 func (x *WatchResponse_ChainSwapped) GetRevision() uint64 {
@@ -4840,7 +5450,7 @@ type WatchResponse_Reverted struct {
 
 func (x *WatchResponse_Reverted) Reset() {
 	*x = WatchResponse_Reverted{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[60]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5462,7 @@ func (x *WatchResponse_Reverted) String() string {
 func (*WatchResponse_Reverted) ProtoMessage() {}
 
 func (x *WatchResponse_Reverted) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[60]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5475,7 @@ func (x *WatchResponse_Reverted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Reverted.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Reverted) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 4}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 4}
 }
 
 func (x *WatchResponse_Reverted) GetChange() *PendingChange {
@@ -4895,7 +5505,7 @@ type WatchResponse_Problem struct {
 
 func (x *WatchResponse_Problem) Reset() {
 	*x = WatchResponse_Problem{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4907,7 +5517,7 @@ func (x *WatchResponse_Problem) String() string {
 func (*WatchResponse_Problem) ProtoMessage() {}
 
 func (x *WatchResponse_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[61]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4920,7 +5530,7 @@ func (x *WatchResponse_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Problem.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Problem) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 5}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 5}
 }
 
 func (x *WatchResponse_Problem) GetSubject() string {
@@ -4948,7 +5558,7 @@ type WatchResponse_Interface struct {
 
 func (x *WatchResponse_Interface) Reset() {
 	*x = WatchResponse_Interface{}
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4960,7 +5570,7 @@ func (x *WatchResponse_Interface) String() string {
 func (*WatchResponse_Interface) ProtoMessage() {}
 
 func (x *WatchResponse_Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_xdpd_v1_xdpd_proto_msgTypes[62]
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4973,7 +5583,7 @@ func (x *WatchResponse_Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse_Interface.ProtoReflect.Descriptor instead.
 func (*WatchResponse_Interface) Descriptor() ([]byte, []int) {
-	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{27, 6}
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 6}
 }
 
 func (x *WatchResponse_Interface) GetIfindex() uint32 {
@@ -4981,6 +5591,171 @@ func (x *WatchResponse_Interface) GetIfindex() uint32 {
 		return x.Ifindex
 	}
 	return 0
+}
+
+// Renamed says what the interface was called; the event's interface is what it is called now.
+type WatchResponse_Renamed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The former name.
+	From          string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_Renamed) Reset() {
+	*x = WatchResponse_Renamed{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_Renamed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_Renamed) ProtoMessage() {}
+
+func (x *WatchResponse_Renamed) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_Renamed.ProtoReflect.Descriptor instead.
+func (*WatchResponse_Renamed) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 7}
+}
+
+func (x *WatchResponse_Renamed) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+// ForeignProgram is one that xdpd did not put there.
+type WatchResponse_ForeignProgram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kernel's id.
+	ProgramId uint32 `protobuf:"varint,1,opt,name=program_id,json=programId,proto3" json:"program_id,omitempty"`
+	// Its name, where the daemon may know it.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Where it is attached.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=xdpd.v1.Mode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_ForeignProgram) Reset() {
+	*x = WatchResponse_ForeignProgram{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_ForeignProgram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_ForeignProgram) ProtoMessage() {}
+
+func (x *WatchResponse_ForeignProgram) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_ForeignProgram.ProtoReflect.Descriptor instead.
+func (*WatchResponse_ForeignProgram) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 8}
+}
+
+func (x *WatchResponse_ForeignProgram) GetProgramId() uint32 {
+	if x != nil {
+		return x.ProgramId
+	}
+	return 0
+}
+
+func (x *WatchResponse_ForeignProgram) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchResponse_ForeignProgram) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+// LeaseEnded says which lease ended, and why.
+type WatchResponse_LeaseEnded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lease.
+	Lease *Lease `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Why, in words.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse_LeaseEnded) Reset() {
+	*x = WatchResponse_LeaseEnded{}
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse_LeaseEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse_LeaseEnded) ProtoMessage() {}
+
+func (x *WatchResponse_LeaseEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_xdpd_v1_xdpd_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse_LeaseEnded.ProtoReflect.Descriptor instead.
+func (*WatchResponse_LeaseEnded) Descriptor() ([]byte, []int) {
+	return file_xdpd_v1_xdpd_proto_rawDescGZIP(), []int{28, 9}
+}
+
+func (x *WatchResponse_LeaseEnded) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *WatchResponse_LeaseEnded) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 var File_xdpd_v1_xdpd_proto protoreflect.FileDescriptor
@@ -5003,13 +5778,21 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\acomment\x18\x04 \x01(\tR\acomment\x1aD\n" +
 	"\x16ExpectedRevisionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xda\x01\n" +
 	"\x06Change\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
 	"\x04diff\x18\x03 \x03(\tR\x04diff\x120\n" +
 	"\apending\x18\x04 \x01(\v2\x16.xdpd.v1.PendingChangeR\apending\x12&\n" +
-	"\x04maps\x18\x05 \x03(\v2\x12.xdpd.v1.MapOriginR\x04maps\"\xdb\x01\n" +
+	"\x04maps\x18\x05 \x03(\v2\x12.xdpd.v1.MapOriginR\x04maps\x12/\n" +
+	"\ttakeovers\x18\x06 \x03(\v2\x11.xdpd.v1.TakeoverR\ttakeovers\"\x98\x01\n" +
+	"\bTakeover\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x1d\n" +
+	"\n" +
+	"program_id\x18\x02 \x01(\rR\tprogramId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12!\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\r.xdpd.v1.ModeR\x04mode\x12\x18\n" +
+	"\aswapped\x18\x05 \x01(\bR\aswapped\"\xdb\x01\n" +
 	"\tMapOrigin\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x10\n" +
 	"\x03map\x18\x02 \x01(\tR\x03map\x121\n" +
@@ -5045,7 +5828,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fMaxEntriesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xea\x03\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x9c\x04\n" +
 	"\x11AddProgramRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\fR\x06object\x12\x1a\n" +
@@ -5062,7 +5845,9 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\robject_sha256\x18\n" +
 	" \x01(\tR\fobjectSha256\x124\n" +
 	"\bsettings\x18\v \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\x120\n" +
-	"\aoptions\x18\f \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptionsB\v\n" +
+	"\aoptions\x18\f \x01(\v2\x16.xdpd.v1.ChangeOptionsR\aoptions\x12\x14\n" +
+	"\x05lease\x18\r \x01(\tR\x05lease\x12\x1a\n" +
+	"\btakeover\x18\x0e \x01(\bR\btakeoverB\v\n" +
 	"\t_priority\"\x91\x01\n" +
 	"\x12AddProgramResponse\x12*\n" +
 	"\aprogram\x18\x01 \x01(\v2\x10.xdpd.v1.ProgramR\aprogram\x12&\n" +
@@ -5147,7 +5932,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\bprograms\x18\b \x03(\v2\x14.xdpd.v1.ProgramSpecR\bprograms\x12\x18\n" +
 	"\acurrent\x18\t \x01(\bR\acurrent\"1\n" +
 	"\fWatchRequest\x12!\n" +
-	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\"\xe2\v\n" +
+	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\"\x96\x0f\n" +
 	"\rWatchResponse\x12!\n" +
 	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
@@ -5168,7 +5953,11 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\bdegraded\x18\x14 \x01(\v2\x1e.xdpd.v1.WatchResponse.ProblemH\x00R\bdegraded\x12>\n" +
 	"\trecovered\x18\x15 \x01(\v2\x1e.xdpd.v1.WatchResponse.ProblemH\x00R\trecovered\x12E\n" +
 	"\finterface_up\x18\x16 \x01(\v2 .xdpd.v1.WatchResponse.InterfaceH\x00R\vinterfaceUp\x12I\n" +
-	"\x0einterface_gone\x18\x17 \x01(\v2 .xdpd.v1.WatchResponse.InterfaceH\x00R\rinterfaceGone\x1a\t\n" +
+	"\x0einterface_gone\x18\x17 \x01(\v2 .xdpd.v1.WatchResponse.InterfaceH\x00R\rinterfaceGone\x12M\n" +
+	"\x11interface_renamed\x18\x18 \x01(\v2\x1e.xdpd.v1.WatchResponse.RenamedH\x00R\x10interfaceRenamed\x12J\n" +
+	"\fforeign_seen\x18\x19 \x01(\v2%.xdpd.v1.WatchResponse.ForeignProgramH\x00R\vforeignSeen\x12D\n" +
+	"\vlease_ended\x18\x1a \x01(\v2!.xdpd.v1.WatchResponse.LeaseEndedH\x00R\n" +
+	"leaseEnded\x1a\t\n" +
 	"\aStarted\x1a \n" +
 	"\x06Missed\x12\x16\n" +
 	"\x06events\x18\x01 \x01(\x04R\x06events\x1a_\n" +
@@ -5185,8 +5974,33 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x1a%\n" +
 	"\tInterface\x12\x18\n" +
-	"\aifindex\x18\x01 \x01(\rR\aifindexB\a\n" +
-	"\x05event\"e\n" +
+	"\aifindex\x18\x01 \x01(\rR\aifindex\x1a\x1d\n" +
+	"\aRenamed\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x1af\n" +
+	"\x0eForeignProgram\x12\x1d\n" +
+	"\n" +
+	"program_id\x18\x01 \x01(\rR\tprogramId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\r.xdpd.v1.ModeR\x04mode\x1aJ\n" +
+	"\n" +
+	"LeaseEnded\x12$\n" +
+	"\x05lease\x18\x01 \x01(\v2\x0e.xdpd.v1.LeaseR\x05lease\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reasonB\a\n" +
+	"\x05event\"n\n" +
+	"\vHoldRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
+	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12\x18\n" +
+	"\arelease\x18\x03 \x01(\bR\arelease\"J\n" +
+	"\fHoldResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12$\n" +
+	"\x05lease\x18\x02 \x01(\v2\x0e.xdpd.v1.LeaseR\x05lease\"\xd0\x01\n" +
+	"\x05Lease\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\bR\x04held\x12'\n" +
+	"\x06holder\x18\x03 \x01(\v2\x0f.xdpd.v1.CallerR\x06holder\x12/\n" +
+	"\x05grace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12-\n" +
+	"\x04left\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12\x1a\n" +
+	"\bprograms\x18\x06 \x03(\tR\bprograms\"e\n" +
 	"\x0eTestRunRequest\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\apackets\x18\x02 \x03(\fR\apackets\x12\x1b\n" +
@@ -5251,7 +6065,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\"8\n" +
 	"\x10GetChainResponse\x12$\n" +
 	"\x05chain\x18\x01 \x01(\v2\x0e.xdpd.v1.ChainR\x05chain\"\x12\n" +
-	"\x10GetStatusRequest\"\x86\x03\n" +
+	"\x10GetStatusRequest\"\xae\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x124\n" +
@@ -5265,11 +6079,12 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\bprograms\x18\n" +
 	" \x01(\rR\bprograms\x12\x16\n" +
 	"\x06chains\x18\v \x01(\rR\x06chains\x12\x1a\n" +
-	"\bproblems\x18\f \x03(\tR\bproblems\"I\n" +
+	"\bproblems\x18\f \x03(\tR\bproblems\x12&\n" +
+	"\x06leases\x18\r \x03(\v2\x0e.xdpd.v1.LeaseR\x06leases\"I\n" +
 	"\x05Probe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05works\x18\x02 \x01(\bR\x05works\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa2\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xe6\x03\n" +
 	"\aProgram\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1a\n" +
@@ -5286,7 +6101,18 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x05added\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x05added\x12\x1b\n" +
 	"\towner_uid\x18\v \x01(\rR\bownerUid\x124\n" +
-	"\bsettings\x18\f \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\"\x80\x02\n" +
+	"\bsettings\x18\f \x01(\v2\x18.xdpd.v1.ProgramSettingsR\bsettings\x12\x14\n" +
+	"\x05lease\x18\r \x01(\x04R\x05lease\x12,\n" +
+	"\bpatterns\x18\x0e \x03(\v2\x10.xdpd.v1.PatternR\bpatterns\"\xee\x01\n" +
+	"\aPattern\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x1f\n" +
+	"\bpriority\x18\x02 \x01(\x05H\x00R\bpriority\x88\x01\x01\x12-\n" +
+	"\bposition\x18\x03 \x01(\v2\x11.xdpd.v1.PositionR\bposition\x121\n" +
+	"\n" +
+	"proceed_on\x18\x04 \x01(\v2\x12.xdpd.v1.ProceedOnR\tproceedOn\x12!\n" +
+	"\x04mode\x18\x05 \x01(\x0e2\r.xdpd.v1.ModeR\x04mode\x12\x16\n" +
+	"\x06except\x18\x06 \x03(\tR\x06exceptB\v\n" +
+	"\t_priority\"\x80\x02\n" +
 	"\x03Map\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\x12\x1b\n" +
@@ -5301,7 +6127,7 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x03gid\x18\t \x01(\rR\x03gid\x12\x1f\n" +
 	"\vshared_with\x18\n" +
 	" \x03(\tR\n" +
-	"sharedWith\"\xfd\x03\n" +
+	"sharedWith\"\xd3\x05\n" +
 	"\x05Chain\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aifindex\x18\x02 \x01(\rR\aifindex\x12\x1a\n" +
@@ -5320,7 +6146,16 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\apackets\x18\f \x01(\x04R\apackets\x12\x1f\n" +
 	"\vpackets_end\x18\r \x01(\x04R\n" +
 	"packetsEnd\x120\n" +
-	"\apending\x18\x0e \x01(\v2\x16.xdpd.v1.PendingChangeR\apending\"\xe0\x01\n" +
+	"\apending\x18\x0e \x01(\v2\x16.xdpd.v1.PendingChangeR\apending\x12*\n" +
+	"\x05state\x18\x0f \x01(\x0e2\x14.xdpd.v1.Chain.StateR\x05state\x12\x18\n" +
+	"\aproblem\x18\x10 \x01(\tR\aproblem\x12!\n" +
+	"\frenamed_from\x18\x11 \x01(\tR\vrenamedFrom\"k\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_RUNNING\x10\x01\x12\x11\n" +
+	"\rSTATE_WAITING\x10\x02\x12\x11\n" +
+	"\rSTATE_FOREIGN\x10\x03\x12\x12\n" +
+	"\x0eSTATE_DEGRADED\x10\x04\"\xe0\x01\n" +
 	"\x06Member\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12/\n" +
@@ -5354,15 +6189,16 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_AUTO\x10\x01\x12\x0f\n" +
 	"\vMODE_NATIVE\x10\x02\x12\x10\n" +
-	"\fMODE_GENERIC\x10\x03*R\n" +
+	"\fMODE_GENERIC\x10\x03*f\n" +
 	"\bLifetime\x12\x18\n" +
 	"\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fLIFETIME_DAEMON\x10\x01\x12\x17\n" +
-	"\x13LIFETIME_PERSISTENT\x10\x02*H\n" +
+	"\x13LIFETIME_PERSISTENT\x10\x02\x12\x12\n" +
+	"\x0eLIFETIME_LEASE\x10\x03*H\n" +
 	"\x06Linker\x12\x16\n" +
 	"\x12LINKER_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fLINKER_FREPLACE\x10\x01\x12\x11\n" +
-	"\rLINKER_INLINE\x10\x02*\x9c\b\n" +
+	"\rLINKER_INLINE\x10\x02*\xe1\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\x01\x12!\n" +
@@ -5395,7 +6231,13 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x1bERROR_REASON_PROGRAM_SHARED\x10\x1b\x12!\n" +
 	"\x1dERROR_REASON_OBJECT_NOT_FOUND\x10\x1c\x12\x1f\n" +
 	"\x1bERROR_REASON_GLOBAL_INVALID\x10\x1d\x12!\n" +
-	"\x1dERROR_REASON_TEST_UNSUPPORTED\x10\x1e2\xe7\b\n" +
+	"\x1dERROR_REASON_TEST_UNSUPPORTED\x10\x1e\x12 \n" +
+	"\x1cERROR_REASON_LEASE_NOT_FOUND\x10\x1f\x12\x1c\n" +
+	"\x18ERROR_REASON_LEASE_TAKEN\x10 \x12 \n" +
+	"\x1cERROR_REASON_NETNS_NOT_FOUND\x10!\x12 \n" +
+	"\x1cERROR_REASON_TAKEOVER_FAILED\x10\"\x12\"\n" +
+	"\x1eERROR_REASON_PATTERN_NOT_FOUND\x10#\x12\x1b\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10$2\xa0\t\n" +
 	"\vXdpdService\x12E\n" +
 	"\n" +
 	"AddProgram\x12\x1a.xdpd.v1.AddProgramRequest\x1a\x1b.xdpd.v1.AddProgramResponse\x12N\n" +
@@ -5407,7 +6249,8 @@ const file_xdpd_v1_xdpd_proto_rawDesc = "" +
 	"\x06Cancel\x12\x16.xdpd.v1.CancelRequest\x1a\x17.xdpd.v1.CancelResponse\x12?\n" +
 	"\bRollback\x12\x18.xdpd.v1.RollbackRequest\x1a\x19.xdpd.v1.RollbackResponse\x12H\n" +
 	"\vListHistory\x12\x1b.xdpd.v1.ListHistoryRequest\x1a\x1c.xdpd.v1.ListHistoryResponse\x128\n" +
-	"\x05Watch\x12\x15.xdpd.v1.WatchRequest\x1a\x16.xdpd.v1.WatchResponse0\x01\x12<\n" +
+	"\x05Watch\x12\x15.xdpd.v1.WatchRequest\x1a\x16.xdpd.v1.WatchResponse0\x01\x127\n" +
+	"\x04Hold\x12\x14.xdpd.v1.HoldRequest\x1a\x15.xdpd.v1.HoldResponse(\x010\x01\x12<\n" +
 	"\aTestRun\x12\x17.xdpd.v1.TestRunRequest\x1a\x18.xdpd.v1.TestRunResponse\x12K\n" +
 	"\fListPrograms\x12\x1c.xdpd.v1.ListProgramsRequest\x1a\x1d.xdpd.v1.ListProgramsResponse\x12E\n" +
 	"\n" +
@@ -5429,8 +6272,8 @@ func file_xdpd_v1_xdpd_proto_rawDescGZIP() []byte {
 	return file_xdpd_v1_xdpd_proto_rawDescData
 }
 
-var file_xdpd_v1_xdpd_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_xdpd_v1_xdpd_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_xdpd_v1_xdpd_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_xdpd_v1_xdpd_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_xdpd_v1_xdpd_proto_goTypes = []any{
 	(Verdict)(0),                          // 0: xdpd.v1.Verdict
 	(Mode)(0),                             // 1: xdpd.v1.Mode
@@ -5438,206 +6281,235 @@ var file_xdpd_v1_xdpd_proto_goTypes = []any{
 	(Linker)(0),                           // 3: xdpd.v1.Linker
 	(ErrorReason)(0),                      // 4: xdpd.v1.ErrorReason
 	(MapOrigin_Origin)(0),                 // 5: xdpd.v1.MapOrigin.Origin
-	(*Position)(nil),                      // 6: xdpd.v1.Position
-	(*ProceedOn)(nil),                     // 7: xdpd.v1.ProceedOn
-	(*ChangeOptions)(nil),                 // 8: xdpd.v1.ChangeOptions
-	(*Change)(nil),                        // 9: xdpd.v1.Change
-	(*MapOrigin)(nil),                     // 10: xdpd.v1.MapOrigin
-	(*PendingChange)(nil),                 // 11: xdpd.v1.PendingChange
-	(*Caller)(nil),                        // 12: xdpd.v1.Caller
-	(*ProgramSettings)(nil),               // 13: xdpd.v1.ProgramSettings
-	(*AddProgramRequest)(nil),             // 14: xdpd.v1.AddProgramRequest
-	(*AddProgramResponse)(nil),            // 15: xdpd.v1.AddProgramResponse
-	(*ReplaceProgramRequest)(nil),         // 16: xdpd.v1.ReplaceProgramRequest
-	(*ReplaceProgramResponse)(nil),        // 17: xdpd.v1.ReplaceProgramResponse
-	(*SetChainsRequest)(nil),              // 18: xdpd.v1.SetChainsRequest
-	(*ProgramSpec)(nil),                   // 19: xdpd.v1.ProgramSpec
-	(*ChainSpec)(nil),                     // 20: xdpd.v1.ChainSpec
-	(*MemberSpec)(nil),                    // 21: xdpd.v1.MemberSpec
-	(*SetChainsResponse)(nil),             // 22: xdpd.v1.SetChainsResponse
-	(*ConfirmRequest)(nil),                // 23: xdpd.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),               // 24: xdpd.v1.ConfirmResponse
-	(*CancelRequest)(nil),                 // 25: xdpd.v1.CancelRequest
-	(*CancelResponse)(nil),                // 26: xdpd.v1.CancelResponse
-	(*RollbackRequest)(nil),               // 27: xdpd.v1.RollbackRequest
-	(*RollbackResponse)(nil),              // 28: xdpd.v1.RollbackResponse
-	(*ListHistoryRequest)(nil),            // 29: xdpd.v1.ListHistoryRequest
-	(*ListHistoryResponse)(nil),           // 30: xdpd.v1.ListHistoryResponse
-	(*HistoryEntry)(nil),                  // 31: xdpd.v1.HistoryEntry
-	(*WatchRequest)(nil),                  // 32: xdpd.v1.WatchRequest
-	(*WatchResponse)(nil),                 // 33: xdpd.v1.WatchResponse
-	(*TestRunRequest)(nil),                // 34: xdpd.v1.TestRunRequest
-	(*TestRunResponse)(nil),               // 35: xdpd.v1.TestRunResponse
-	(*PacketTrace)(nil),                   // 36: xdpd.v1.PacketTrace
-	(*TraceStep)(nil),                     // 37: xdpd.v1.TraceStep
-	(*RemoveProgramRequest)(nil),          // 38: xdpd.v1.RemoveProgramRequest
-	(*RemoveProgramResponse)(nil),         // 39: xdpd.v1.RemoveProgramResponse
-	(*MemberUpdate)(nil),                  // 40: xdpd.v1.MemberUpdate
-	(*UpdateMembersRequest)(nil),          // 41: xdpd.v1.UpdateMembersRequest
-	(*UpdateMembersResponse)(nil),         // 42: xdpd.v1.UpdateMembersResponse
-	(*ListProgramsRequest)(nil),           // 43: xdpd.v1.ListProgramsRequest
-	(*ListProgramsResponse)(nil),          // 44: xdpd.v1.ListProgramsResponse
-	(*GetProgramRequest)(nil),             // 45: xdpd.v1.GetProgramRequest
-	(*GetProgramResponse)(nil),            // 46: xdpd.v1.GetProgramResponse
-	(*ListChainsRequest)(nil),             // 47: xdpd.v1.ListChainsRequest
-	(*ListChainsResponse)(nil),            // 48: xdpd.v1.ListChainsResponse
-	(*GetChainRequest)(nil),               // 49: xdpd.v1.GetChainRequest
-	(*GetChainResponse)(nil),              // 50: xdpd.v1.GetChainResponse
-	(*GetStatusRequest)(nil),              // 51: xdpd.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),             // 52: xdpd.v1.GetStatusResponse
-	(*Probe)(nil),                         // 53: xdpd.v1.Probe
-	(*Program)(nil),                       // 54: xdpd.v1.Program
-	(*Map)(nil),                           // 55: xdpd.v1.Map
-	(*Chain)(nil),                         // 56: xdpd.v1.Chain
-	(*Member)(nil),                        // 57: xdpd.v1.Member
-	(*MemberCounters)(nil),                // 58: xdpd.v1.MemberCounters
-	nil,                                   // 59: xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
-	nil,                                   // 60: xdpd.v1.ProgramSettings.GlobalsEntry
-	nil,                                   // 61: xdpd.v1.ProgramSettings.MaxEntriesEntry
-	(*WatchResponse_Started)(nil),         // 62: xdpd.v1.WatchResponse.Started
-	(*WatchResponse_Missed)(nil),          // 63: xdpd.v1.WatchResponse.Missed
-	(*WatchResponse_ProgramReplaced)(nil), // 64: xdpd.v1.WatchResponse.ProgramReplaced
-	(*WatchResponse_ChainSwapped)(nil),    // 65: xdpd.v1.WatchResponse.ChainSwapped
-	(*WatchResponse_Reverted)(nil),        // 66: xdpd.v1.WatchResponse.Reverted
-	(*WatchResponse_Problem)(nil),         // 67: xdpd.v1.WatchResponse.Problem
-	(*WatchResponse_Interface)(nil),       // 68: xdpd.v1.WatchResponse.Interface
-	(*durationpb.Duration)(nil),           // 69: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),         // 70: google.protobuf.Timestamp
+	(Chain_State)(0),                      // 6: xdpd.v1.Chain.State
+	(*Position)(nil),                      // 7: xdpd.v1.Position
+	(*ProceedOn)(nil),                     // 8: xdpd.v1.ProceedOn
+	(*ChangeOptions)(nil),                 // 9: xdpd.v1.ChangeOptions
+	(*Change)(nil),                        // 10: xdpd.v1.Change
+	(*Takeover)(nil),                      // 11: xdpd.v1.Takeover
+	(*MapOrigin)(nil),                     // 12: xdpd.v1.MapOrigin
+	(*PendingChange)(nil),                 // 13: xdpd.v1.PendingChange
+	(*Caller)(nil),                        // 14: xdpd.v1.Caller
+	(*ProgramSettings)(nil),               // 15: xdpd.v1.ProgramSettings
+	(*AddProgramRequest)(nil),             // 16: xdpd.v1.AddProgramRequest
+	(*AddProgramResponse)(nil),            // 17: xdpd.v1.AddProgramResponse
+	(*ReplaceProgramRequest)(nil),         // 18: xdpd.v1.ReplaceProgramRequest
+	(*ReplaceProgramResponse)(nil),        // 19: xdpd.v1.ReplaceProgramResponse
+	(*SetChainsRequest)(nil),              // 20: xdpd.v1.SetChainsRequest
+	(*ProgramSpec)(nil),                   // 21: xdpd.v1.ProgramSpec
+	(*ChainSpec)(nil),                     // 22: xdpd.v1.ChainSpec
+	(*MemberSpec)(nil),                    // 23: xdpd.v1.MemberSpec
+	(*SetChainsResponse)(nil),             // 24: xdpd.v1.SetChainsResponse
+	(*ConfirmRequest)(nil),                // 25: xdpd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),               // 26: xdpd.v1.ConfirmResponse
+	(*CancelRequest)(nil),                 // 27: xdpd.v1.CancelRequest
+	(*CancelResponse)(nil),                // 28: xdpd.v1.CancelResponse
+	(*RollbackRequest)(nil),               // 29: xdpd.v1.RollbackRequest
+	(*RollbackResponse)(nil),              // 30: xdpd.v1.RollbackResponse
+	(*ListHistoryRequest)(nil),            // 31: xdpd.v1.ListHistoryRequest
+	(*ListHistoryResponse)(nil),           // 32: xdpd.v1.ListHistoryResponse
+	(*HistoryEntry)(nil),                  // 33: xdpd.v1.HistoryEntry
+	(*WatchRequest)(nil),                  // 34: xdpd.v1.WatchRequest
+	(*WatchResponse)(nil),                 // 35: xdpd.v1.WatchResponse
+	(*HoldRequest)(nil),                   // 36: xdpd.v1.HoldRequest
+	(*HoldResponse)(nil),                  // 37: xdpd.v1.HoldResponse
+	(*Lease)(nil),                         // 38: xdpd.v1.Lease
+	(*TestRunRequest)(nil),                // 39: xdpd.v1.TestRunRequest
+	(*TestRunResponse)(nil),               // 40: xdpd.v1.TestRunResponse
+	(*PacketTrace)(nil),                   // 41: xdpd.v1.PacketTrace
+	(*TraceStep)(nil),                     // 42: xdpd.v1.TraceStep
+	(*RemoveProgramRequest)(nil),          // 43: xdpd.v1.RemoveProgramRequest
+	(*RemoveProgramResponse)(nil),         // 44: xdpd.v1.RemoveProgramResponse
+	(*MemberUpdate)(nil),                  // 45: xdpd.v1.MemberUpdate
+	(*UpdateMembersRequest)(nil),          // 46: xdpd.v1.UpdateMembersRequest
+	(*UpdateMembersResponse)(nil),         // 47: xdpd.v1.UpdateMembersResponse
+	(*ListProgramsRequest)(nil),           // 48: xdpd.v1.ListProgramsRequest
+	(*ListProgramsResponse)(nil),          // 49: xdpd.v1.ListProgramsResponse
+	(*GetProgramRequest)(nil),             // 50: xdpd.v1.GetProgramRequest
+	(*GetProgramResponse)(nil),            // 51: xdpd.v1.GetProgramResponse
+	(*ListChainsRequest)(nil),             // 52: xdpd.v1.ListChainsRequest
+	(*ListChainsResponse)(nil),            // 53: xdpd.v1.ListChainsResponse
+	(*GetChainRequest)(nil),               // 54: xdpd.v1.GetChainRequest
+	(*GetChainResponse)(nil),              // 55: xdpd.v1.GetChainResponse
+	(*GetStatusRequest)(nil),              // 56: xdpd.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),             // 57: xdpd.v1.GetStatusResponse
+	(*Probe)(nil),                         // 58: xdpd.v1.Probe
+	(*Program)(nil),                       // 59: xdpd.v1.Program
+	(*Pattern)(nil),                       // 60: xdpd.v1.Pattern
+	(*Map)(nil),                           // 61: xdpd.v1.Map
+	(*Chain)(nil),                         // 62: xdpd.v1.Chain
+	(*Member)(nil),                        // 63: xdpd.v1.Member
+	(*MemberCounters)(nil),                // 64: xdpd.v1.MemberCounters
+	nil,                                   // 65: xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
+	nil,                                   // 66: xdpd.v1.ProgramSettings.GlobalsEntry
+	nil,                                   // 67: xdpd.v1.ProgramSettings.MaxEntriesEntry
+	(*WatchResponse_Started)(nil),         // 68: xdpd.v1.WatchResponse.Started
+	(*WatchResponse_Missed)(nil),          // 69: xdpd.v1.WatchResponse.Missed
+	(*WatchResponse_ProgramReplaced)(nil), // 70: xdpd.v1.WatchResponse.ProgramReplaced
+	(*WatchResponse_ChainSwapped)(nil),    // 71: xdpd.v1.WatchResponse.ChainSwapped
+	(*WatchResponse_Reverted)(nil),        // 72: xdpd.v1.WatchResponse.Reverted
+	(*WatchResponse_Problem)(nil),         // 73: xdpd.v1.WatchResponse.Problem
+	(*WatchResponse_Interface)(nil),       // 74: xdpd.v1.WatchResponse.Interface
+	(*WatchResponse_Renamed)(nil),         // 75: xdpd.v1.WatchResponse.Renamed
+	(*WatchResponse_ForeignProgram)(nil),  // 76: xdpd.v1.WatchResponse.ForeignProgram
+	(*WatchResponse_LeaseEnded)(nil),      // 77: xdpd.v1.WatchResponse.LeaseEnded
+	(*durationpb.Duration)(nil),           // 78: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),         // 79: google.protobuf.Timestamp
 }
 var file_xdpd_v1_xdpd_proto_depIdxs = []int32{
 	0,   // 0: xdpd.v1.ProceedOn.verdicts:type_name -> xdpd.v1.Verdict
-	59,  // 1: xdpd.v1.ChangeOptions.expected_revisions:type_name -> xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
-	69,  // 2: xdpd.v1.ChangeOptions.confirm_within:type_name -> google.protobuf.Duration
-	11,  // 3: xdpd.v1.Change.pending:type_name -> xdpd.v1.PendingChange
-	10,  // 4: xdpd.v1.Change.maps:type_name -> xdpd.v1.MapOrigin
-	5,   // 5: xdpd.v1.MapOrigin.origin:type_name -> xdpd.v1.MapOrigin.Origin
-	70,  // 6: xdpd.v1.PendingChange.until:type_name -> google.protobuf.Timestamp
-	69,  // 7: xdpd.v1.PendingChange.left:type_name -> google.protobuf.Duration
-	12,  // 8: xdpd.v1.PendingChange.caller:type_name -> xdpd.v1.Caller
-	60,  // 9: xdpd.v1.ProgramSettings.globals:type_name -> xdpd.v1.ProgramSettings.GlobalsEntry
-	61,  // 10: xdpd.v1.ProgramSettings.max_entries:type_name -> xdpd.v1.ProgramSettings.MaxEntriesEntry
-	6,   // 11: xdpd.v1.AddProgramRequest.position:type_name -> xdpd.v1.Position
-	7,   // 12: xdpd.v1.AddProgramRequest.proceed_on:type_name -> xdpd.v1.ProceedOn
-	1,   // 13: xdpd.v1.AddProgramRequest.mode:type_name -> xdpd.v1.Mode
-	2,   // 14: xdpd.v1.AddProgramRequest.lifetime:type_name -> xdpd.v1.Lifetime
-	13,  // 15: xdpd.v1.AddProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
-	8,   // 16: xdpd.v1.AddProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
-	54,  // 17: xdpd.v1.AddProgramResponse.program:type_name -> xdpd.v1.Program
-	56,  // 18: xdpd.v1.AddProgramResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 19: xdpd.v1.AddProgramResponse.change:type_name -> xdpd.v1.Change
-	13,  // 20: xdpd.v1.ReplaceProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
-	8,   // 21: xdpd.v1.ReplaceProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
-	54,  // 22: xdpd.v1.ReplaceProgramResponse.program:type_name -> xdpd.v1.Program
-	56,  // 23: xdpd.v1.ReplaceProgramResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 24: xdpd.v1.ReplaceProgramResponse.change:type_name -> xdpd.v1.Change
-	19,  // 25: xdpd.v1.SetChainsRequest.programs:type_name -> xdpd.v1.ProgramSpec
-	20,  // 26: xdpd.v1.SetChainsRequest.chains:type_name -> xdpd.v1.ChainSpec
-	8,   // 27: xdpd.v1.SetChainsRequest.options:type_name -> xdpd.v1.ChangeOptions
-	2,   // 28: xdpd.v1.ProgramSpec.lifetime:type_name -> xdpd.v1.Lifetime
-	13,  // 29: xdpd.v1.ProgramSpec.settings:type_name -> xdpd.v1.ProgramSettings
-	1,   // 30: xdpd.v1.ChainSpec.mode:type_name -> xdpd.v1.Mode
-	0,   // 31: xdpd.v1.ChainSpec.final_verdict:type_name -> xdpd.v1.Verdict
-	21,  // 32: xdpd.v1.ChainSpec.members:type_name -> xdpd.v1.MemberSpec
-	7,   // 33: xdpd.v1.MemberSpec.proceed_on:type_name -> xdpd.v1.ProceedOn
-	56,  // 34: xdpd.v1.SetChainsResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 35: xdpd.v1.SetChainsResponse.change:type_name -> xdpd.v1.Change
-	11,  // 36: xdpd.v1.ConfirmResponse.change:type_name -> xdpd.v1.PendingChange
-	56,  // 37: xdpd.v1.CancelResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 38: xdpd.v1.CancelResponse.change:type_name -> xdpd.v1.Change
-	8,   // 39: xdpd.v1.RollbackRequest.options:type_name -> xdpd.v1.ChangeOptions
-	56,  // 40: xdpd.v1.RollbackResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 41: xdpd.v1.RollbackResponse.change:type_name -> xdpd.v1.Change
-	31,  // 42: xdpd.v1.ListHistoryResponse.entries:type_name -> xdpd.v1.HistoryEntry
-	70,  // 43: xdpd.v1.HistoryEntry.time:type_name -> google.protobuf.Timestamp
-	12,  // 44: xdpd.v1.HistoryEntry.caller:type_name -> xdpd.v1.Caller
-	20,  // 45: xdpd.v1.HistoryEntry.chain:type_name -> xdpd.v1.ChainSpec
-	19,  // 46: xdpd.v1.HistoryEntry.programs:type_name -> xdpd.v1.ProgramSpec
-	70,  // 47: xdpd.v1.WatchResponse.time:type_name -> google.protobuf.Timestamp
-	12,  // 48: xdpd.v1.WatchResponse.caller:type_name -> xdpd.v1.Caller
-	62,  // 49: xdpd.v1.WatchResponse.started:type_name -> xdpd.v1.WatchResponse.Started
-	63,  // 50: xdpd.v1.WatchResponse.missed:type_name -> xdpd.v1.WatchResponse.Missed
-	57,  // 51: xdpd.v1.WatchResponse.member_added:type_name -> xdpd.v1.Member
-	57,  // 52: xdpd.v1.WatchResponse.member_removed:type_name -> xdpd.v1.Member
-	57,  // 53: xdpd.v1.WatchResponse.member_changed:type_name -> xdpd.v1.Member
-	64,  // 54: xdpd.v1.WatchResponse.program_replaced:type_name -> xdpd.v1.WatchResponse.ProgramReplaced
-	65,  // 55: xdpd.v1.WatchResponse.chain_swapped:type_name -> xdpd.v1.WatchResponse.ChainSwapped
-	11,  // 56: xdpd.v1.WatchResponse.confirm_pending:type_name -> xdpd.v1.PendingChange
-	11,  // 57: xdpd.v1.WatchResponse.confirmed:type_name -> xdpd.v1.PendingChange
-	66,  // 58: xdpd.v1.WatchResponse.reverted:type_name -> xdpd.v1.WatchResponse.Reverted
-	67,  // 59: xdpd.v1.WatchResponse.degraded:type_name -> xdpd.v1.WatchResponse.Problem
-	67,  // 60: xdpd.v1.WatchResponse.recovered:type_name -> xdpd.v1.WatchResponse.Problem
-	68,  // 61: xdpd.v1.WatchResponse.interface_up:type_name -> xdpd.v1.WatchResponse.Interface
-	68,  // 62: xdpd.v1.WatchResponse.interface_gone:type_name -> xdpd.v1.WatchResponse.Interface
-	36,  // 63: xdpd.v1.TestRunResponse.packets:type_name -> xdpd.v1.PacketTrace
-	37,  // 64: xdpd.v1.PacketTrace.steps:type_name -> xdpd.v1.TraceStep
-	0,   // 65: xdpd.v1.PacketTrace.verdict:type_name -> xdpd.v1.Verdict
-	0,   // 66: xdpd.v1.TraceStep.verdict:type_name -> xdpd.v1.Verdict
-	8,   // 67: xdpd.v1.RemoveProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
-	56,  // 68: xdpd.v1.RemoveProgramResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 69: xdpd.v1.RemoveProgramResponse.change:type_name -> xdpd.v1.Change
-	6,   // 70: xdpd.v1.MemberUpdate.position:type_name -> xdpd.v1.Position
-	7,   // 71: xdpd.v1.MemberUpdate.proceed_on:type_name -> xdpd.v1.ProceedOn
-	40,  // 72: xdpd.v1.UpdateMembersRequest.updates:type_name -> xdpd.v1.MemberUpdate
-	8,   // 73: xdpd.v1.UpdateMembersRequest.options:type_name -> xdpd.v1.ChangeOptions
-	56,  // 74: xdpd.v1.UpdateMembersResponse.chains:type_name -> xdpd.v1.Chain
-	9,   // 75: xdpd.v1.UpdateMembersResponse.change:type_name -> xdpd.v1.Change
-	54,  // 76: xdpd.v1.ListProgramsResponse.programs:type_name -> xdpd.v1.Program
-	54,  // 77: xdpd.v1.GetProgramResponse.program:type_name -> xdpd.v1.Program
-	56,  // 78: xdpd.v1.ListChainsResponse.chains:type_name -> xdpd.v1.Chain
-	56,  // 79: xdpd.v1.GetChainResponse.chain:type_name -> xdpd.v1.Chain
-	70,  // 80: xdpd.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	3,   // 81: xdpd.v1.GetStatusResponse.linker:type_name -> xdpd.v1.Linker
-	53,  // 82: xdpd.v1.GetStatusResponse.probes:type_name -> xdpd.v1.Probe
-	2,   // 83: xdpd.v1.Program.lifetime:type_name -> xdpd.v1.Lifetime
-	55,  // 84: xdpd.v1.Program.maps:type_name -> xdpd.v1.Map
-	70,  // 85: xdpd.v1.Program.added:type_name -> google.protobuf.Timestamp
-	13,  // 86: xdpd.v1.Program.settings:type_name -> xdpd.v1.ProgramSettings
-	1,   // 87: xdpd.v1.Chain.mode:type_name -> xdpd.v1.Mode
-	1,   // 88: xdpd.v1.Chain.actual_mode:type_name -> xdpd.v1.Mode
-	0,   // 89: xdpd.v1.Chain.final_verdict:type_name -> xdpd.v1.Verdict
-	57,  // 90: xdpd.v1.Chain.members:type_name -> xdpd.v1.Member
-	3,   // 91: xdpd.v1.Chain.linker:type_name -> xdpd.v1.Linker
-	11,  // 92: xdpd.v1.Chain.pending:type_name -> xdpd.v1.PendingChange
-	0,   // 93: xdpd.v1.Member.proceed_on:type_name -> xdpd.v1.Verdict
-	58,  // 94: xdpd.v1.Member.counters:type_name -> xdpd.v1.MemberCounters
-	11,  // 95: xdpd.v1.WatchResponse.Reverted.change:type_name -> xdpd.v1.PendingChange
-	14,  // 96: xdpd.v1.XdpdService.AddProgram:input_type -> xdpd.v1.AddProgramRequest
-	38,  // 97: xdpd.v1.XdpdService.RemoveProgram:input_type -> xdpd.v1.RemoveProgramRequest
-	41,  // 98: xdpd.v1.XdpdService.UpdateMembers:input_type -> xdpd.v1.UpdateMembersRequest
-	16,  // 99: xdpd.v1.XdpdService.ReplaceProgram:input_type -> xdpd.v1.ReplaceProgramRequest
-	18,  // 100: xdpd.v1.XdpdService.SetChains:input_type -> xdpd.v1.SetChainsRequest
-	23,  // 101: xdpd.v1.XdpdService.Confirm:input_type -> xdpd.v1.ConfirmRequest
-	25,  // 102: xdpd.v1.XdpdService.Cancel:input_type -> xdpd.v1.CancelRequest
-	27,  // 103: xdpd.v1.XdpdService.Rollback:input_type -> xdpd.v1.RollbackRequest
-	29,  // 104: xdpd.v1.XdpdService.ListHistory:input_type -> xdpd.v1.ListHistoryRequest
-	32,  // 105: xdpd.v1.XdpdService.Watch:input_type -> xdpd.v1.WatchRequest
-	34,  // 106: xdpd.v1.XdpdService.TestRun:input_type -> xdpd.v1.TestRunRequest
-	43,  // 107: xdpd.v1.XdpdService.ListPrograms:input_type -> xdpd.v1.ListProgramsRequest
-	45,  // 108: xdpd.v1.XdpdService.GetProgram:input_type -> xdpd.v1.GetProgramRequest
-	47,  // 109: xdpd.v1.XdpdService.ListChains:input_type -> xdpd.v1.ListChainsRequest
-	49,  // 110: xdpd.v1.XdpdService.GetChain:input_type -> xdpd.v1.GetChainRequest
-	51,  // 111: xdpd.v1.XdpdService.GetStatus:input_type -> xdpd.v1.GetStatusRequest
-	15,  // 112: xdpd.v1.XdpdService.AddProgram:output_type -> xdpd.v1.AddProgramResponse
-	39,  // 113: xdpd.v1.XdpdService.RemoveProgram:output_type -> xdpd.v1.RemoveProgramResponse
-	42,  // 114: xdpd.v1.XdpdService.UpdateMembers:output_type -> xdpd.v1.UpdateMembersResponse
-	17,  // 115: xdpd.v1.XdpdService.ReplaceProgram:output_type -> xdpd.v1.ReplaceProgramResponse
-	22,  // 116: xdpd.v1.XdpdService.SetChains:output_type -> xdpd.v1.SetChainsResponse
-	24,  // 117: xdpd.v1.XdpdService.Confirm:output_type -> xdpd.v1.ConfirmResponse
-	26,  // 118: xdpd.v1.XdpdService.Cancel:output_type -> xdpd.v1.CancelResponse
-	28,  // 119: xdpd.v1.XdpdService.Rollback:output_type -> xdpd.v1.RollbackResponse
-	30,  // 120: xdpd.v1.XdpdService.ListHistory:output_type -> xdpd.v1.ListHistoryResponse
-	33,  // 121: xdpd.v1.XdpdService.Watch:output_type -> xdpd.v1.WatchResponse
-	35,  // 122: xdpd.v1.XdpdService.TestRun:output_type -> xdpd.v1.TestRunResponse
-	44,  // 123: xdpd.v1.XdpdService.ListPrograms:output_type -> xdpd.v1.ListProgramsResponse
-	46,  // 124: xdpd.v1.XdpdService.GetProgram:output_type -> xdpd.v1.GetProgramResponse
-	48,  // 125: xdpd.v1.XdpdService.ListChains:output_type -> xdpd.v1.ListChainsResponse
-	50,  // 126: xdpd.v1.XdpdService.GetChain:output_type -> xdpd.v1.GetChainResponse
-	52,  // 127: xdpd.v1.XdpdService.GetStatus:output_type -> xdpd.v1.GetStatusResponse
-	112, // [112:128] is the sub-list for method output_type
-	96,  // [96:112] is the sub-list for method input_type
-	96,  // [96:96] is the sub-list for extension type_name
-	96,  // [96:96] is the sub-list for extension extendee
-	0,   // [0:96] is the sub-list for field type_name
+	65,  // 1: xdpd.v1.ChangeOptions.expected_revisions:type_name -> xdpd.v1.ChangeOptions.ExpectedRevisionsEntry
+	78,  // 2: xdpd.v1.ChangeOptions.confirm_within:type_name -> google.protobuf.Duration
+	13,  // 3: xdpd.v1.Change.pending:type_name -> xdpd.v1.PendingChange
+	12,  // 4: xdpd.v1.Change.maps:type_name -> xdpd.v1.MapOrigin
+	11,  // 5: xdpd.v1.Change.takeovers:type_name -> xdpd.v1.Takeover
+	1,   // 6: xdpd.v1.Takeover.mode:type_name -> xdpd.v1.Mode
+	5,   // 7: xdpd.v1.MapOrigin.origin:type_name -> xdpd.v1.MapOrigin.Origin
+	79,  // 8: xdpd.v1.PendingChange.until:type_name -> google.protobuf.Timestamp
+	78,  // 9: xdpd.v1.PendingChange.left:type_name -> google.protobuf.Duration
+	14,  // 10: xdpd.v1.PendingChange.caller:type_name -> xdpd.v1.Caller
+	66,  // 11: xdpd.v1.ProgramSettings.globals:type_name -> xdpd.v1.ProgramSettings.GlobalsEntry
+	67,  // 12: xdpd.v1.ProgramSettings.max_entries:type_name -> xdpd.v1.ProgramSettings.MaxEntriesEntry
+	7,   // 13: xdpd.v1.AddProgramRequest.position:type_name -> xdpd.v1.Position
+	8,   // 14: xdpd.v1.AddProgramRequest.proceed_on:type_name -> xdpd.v1.ProceedOn
+	1,   // 15: xdpd.v1.AddProgramRequest.mode:type_name -> xdpd.v1.Mode
+	2,   // 16: xdpd.v1.AddProgramRequest.lifetime:type_name -> xdpd.v1.Lifetime
+	15,  // 17: xdpd.v1.AddProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
+	9,   // 18: xdpd.v1.AddProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	59,  // 19: xdpd.v1.AddProgramResponse.program:type_name -> xdpd.v1.Program
+	62,  // 20: xdpd.v1.AddProgramResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 21: xdpd.v1.AddProgramResponse.change:type_name -> xdpd.v1.Change
+	15,  // 22: xdpd.v1.ReplaceProgramRequest.settings:type_name -> xdpd.v1.ProgramSettings
+	9,   // 23: xdpd.v1.ReplaceProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	59,  // 24: xdpd.v1.ReplaceProgramResponse.program:type_name -> xdpd.v1.Program
+	62,  // 25: xdpd.v1.ReplaceProgramResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 26: xdpd.v1.ReplaceProgramResponse.change:type_name -> xdpd.v1.Change
+	21,  // 27: xdpd.v1.SetChainsRequest.programs:type_name -> xdpd.v1.ProgramSpec
+	22,  // 28: xdpd.v1.SetChainsRequest.chains:type_name -> xdpd.v1.ChainSpec
+	9,   // 29: xdpd.v1.SetChainsRequest.options:type_name -> xdpd.v1.ChangeOptions
+	2,   // 30: xdpd.v1.ProgramSpec.lifetime:type_name -> xdpd.v1.Lifetime
+	15,  // 31: xdpd.v1.ProgramSpec.settings:type_name -> xdpd.v1.ProgramSettings
+	1,   // 32: xdpd.v1.ChainSpec.mode:type_name -> xdpd.v1.Mode
+	0,   // 33: xdpd.v1.ChainSpec.final_verdict:type_name -> xdpd.v1.Verdict
+	23,  // 34: xdpd.v1.ChainSpec.members:type_name -> xdpd.v1.MemberSpec
+	8,   // 35: xdpd.v1.MemberSpec.proceed_on:type_name -> xdpd.v1.ProceedOn
+	62,  // 36: xdpd.v1.SetChainsResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 37: xdpd.v1.SetChainsResponse.change:type_name -> xdpd.v1.Change
+	13,  // 38: xdpd.v1.ConfirmResponse.change:type_name -> xdpd.v1.PendingChange
+	62,  // 39: xdpd.v1.CancelResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 40: xdpd.v1.CancelResponse.change:type_name -> xdpd.v1.Change
+	9,   // 41: xdpd.v1.RollbackRequest.options:type_name -> xdpd.v1.ChangeOptions
+	62,  // 42: xdpd.v1.RollbackResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 43: xdpd.v1.RollbackResponse.change:type_name -> xdpd.v1.Change
+	33,  // 44: xdpd.v1.ListHistoryResponse.entries:type_name -> xdpd.v1.HistoryEntry
+	79,  // 45: xdpd.v1.HistoryEntry.time:type_name -> google.protobuf.Timestamp
+	14,  // 46: xdpd.v1.HistoryEntry.caller:type_name -> xdpd.v1.Caller
+	22,  // 47: xdpd.v1.HistoryEntry.chain:type_name -> xdpd.v1.ChainSpec
+	21,  // 48: xdpd.v1.HistoryEntry.programs:type_name -> xdpd.v1.ProgramSpec
+	79,  // 49: xdpd.v1.WatchResponse.time:type_name -> google.protobuf.Timestamp
+	14,  // 50: xdpd.v1.WatchResponse.caller:type_name -> xdpd.v1.Caller
+	68,  // 51: xdpd.v1.WatchResponse.started:type_name -> xdpd.v1.WatchResponse.Started
+	69,  // 52: xdpd.v1.WatchResponse.missed:type_name -> xdpd.v1.WatchResponse.Missed
+	63,  // 53: xdpd.v1.WatchResponse.member_added:type_name -> xdpd.v1.Member
+	63,  // 54: xdpd.v1.WatchResponse.member_removed:type_name -> xdpd.v1.Member
+	63,  // 55: xdpd.v1.WatchResponse.member_changed:type_name -> xdpd.v1.Member
+	70,  // 56: xdpd.v1.WatchResponse.program_replaced:type_name -> xdpd.v1.WatchResponse.ProgramReplaced
+	71,  // 57: xdpd.v1.WatchResponse.chain_swapped:type_name -> xdpd.v1.WatchResponse.ChainSwapped
+	13,  // 58: xdpd.v1.WatchResponse.confirm_pending:type_name -> xdpd.v1.PendingChange
+	13,  // 59: xdpd.v1.WatchResponse.confirmed:type_name -> xdpd.v1.PendingChange
+	72,  // 60: xdpd.v1.WatchResponse.reverted:type_name -> xdpd.v1.WatchResponse.Reverted
+	73,  // 61: xdpd.v1.WatchResponse.degraded:type_name -> xdpd.v1.WatchResponse.Problem
+	73,  // 62: xdpd.v1.WatchResponse.recovered:type_name -> xdpd.v1.WatchResponse.Problem
+	74,  // 63: xdpd.v1.WatchResponse.interface_up:type_name -> xdpd.v1.WatchResponse.Interface
+	74,  // 64: xdpd.v1.WatchResponse.interface_gone:type_name -> xdpd.v1.WatchResponse.Interface
+	75,  // 65: xdpd.v1.WatchResponse.interface_renamed:type_name -> xdpd.v1.WatchResponse.Renamed
+	76,  // 66: xdpd.v1.WatchResponse.foreign_seen:type_name -> xdpd.v1.WatchResponse.ForeignProgram
+	77,  // 67: xdpd.v1.WatchResponse.lease_ended:type_name -> xdpd.v1.WatchResponse.LeaseEnded
+	78,  // 68: xdpd.v1.HoldRequest.grace:type_name -> google.protobuf.Duration
+	38,  // 69: xdpd.v1.HoldResponse.lease:type_name -> xdpd.v1.Lease
+	14,  // 70: xdpd.v1.Lease.holder:type_name -> xdpd.v1.Caller
+	78,  // 71: xdpd.v1.Lease.grace:type_name -> google.protobuf.Duration
+	78,  // 72: xdpd.v1.Lease.left:type_name -> google.protobuf.Duration
+	41,  // 73: xdpd.v1.TestRunResponse.packets:type_name -> xdpd.v1.PacketTrace
+	42,  // 74: xdpd.v1.PacketTrace.steps:type_name -> xdpd.v1.TraceStep
+	0,   // 75: xdpd.v1.PacketTrace.verdict:type_name -> xdpd.v1.Verdict
+	0,   // 76: xdpd.v1.TraceStep.verdict:type_name -> xdpd.v1.Verdict
+	9,   // 77: xdpd.v1.RemoveProgramRequest.options:type_name -> xdpd.v1.ChangeOptions
+	62,  // 78: xdpd.v1.RemoveProgramResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 79: xdpd.v1.RemoveProgramResponse.change:type_name -> xdpd.v1.Change
+	7,   // 80: xdpd.v1.MemberUpdate.position:type_name -> xdpd.v1.Position
+	8,   // 81: xdpd.v1.MemberUpdate.proceed_on:type_name -> xdpd.v1.ProceedOn
+	45,  // 82: xdpd.v1.UpdateMembersRequest.updates:type_name -> xdpd.v1.MemberUpdate
+	9,   // 83: xdpd.v1.UpdateMembersRequest.options:type_name -> xdpd.v1.ChangeOptions
+	62,  // 84: xdpd.v1.UpdateMembersResponse.chains:type_name -> xdpd.v1.Chain
+	10,  // 85: xdpd.v1.UpdateMembersResponse.change:type_name -> xdpd.v1.Change
+	59,  // 86: xdpd.v1.ListProgramsResponse.programs:type_name -> xdpd.v1.Program
+	59,  // 87: xdpd.v1.GetProgramResponse.program:type_name -> xdpd.v1.Program
+	62,  // 88: xdpd.v1.ListChainsResponse.chains:type_name -> xdpd.v1.Chain
+	62,  // 89: xdpd.v1.GetChainResponse.chain:type_name -> xdpd.v1.Chain
+	79,  // 90: xdpd.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	3,   // 91: xdpd.v1.GetStatusResponse.linker:type_name -> xdpd.v1.Linker
+	58,  // 92: xdpd.v1.GetStatusResponse.probes:type_name -> xdpd.v1.Probe
+	38,  // 93: xdpd.v1.GetStatusResponse.leases:type_name -> xdpd.v1.Lease
+	2,   // 94: xdpd.v1.Program.lifetime:type_name -> xdpd.v1.Lifetime
+	61,  // 95: xdpd.v1.Program.maps:type_name -> xdpd.v1.Map
+	79,  // 96: xdpd.v1.Program.added:type_name -> google.protobuf.Timestamp
+	15,  // 97: xdpd.v1.Program.settings:type_name -> xdpd.v1.ProgramSettings
+	60,  // 98: xdpd.v1.Program.patterns:type_name -> xdpd.v1.Pattern
+	7,   // 99: xdpd.v1.Pattern.position:type_name -> xdpd.v1.Position
+	8,   // 100: xdpd.v1.Pattern.proceed_on:type_name -> xdpd.v1.ProceedOn
+	1,   // 101: xdpd.v1.Pattern.mode:type_name -> xdpd.v1.Mode
+	1,   // 102: xdpd.v1.Chain.mode:type_name -> xdpd.v1.Mode
+	1,   // 103: xdpd.v1.Chain.actual_mode:type_name -> xdpd.v1.Mode
+	0,   // 104: xdpd.v1.Chain.final_verdict:type_name -> xdpd.v1.Verdict
+	63,  // 105: xdpd.v1.Chain.members:type_name -> xdpd.v1.Member
+	3,   // 106: xdpd.v1.Chain.linker:type_name -> xdpd.v1.Linker
+	13,  // 107: xdpd.v1.Chain.pending:type_name -> xdpd.v1.PendingChange
+	6,   // 108: xdpd.v1.Chain.state:type_name -> xdpd.v1.Chain.State
+	0,   // 109: xdpd.v1.Member.proceed_on:type_name -> xdpd.v1.Verdict
+	64,  // 110: xdpd.v1.Member.counters:type_name -> xdpd.v1.MemberCounters
+	13,  // 111: xdpd.v1.WatchResponse.Reverted.change:type_name -> xdpd.v1.PendingChange
+	1,   // 112: xdpd.v1.WatchResponse.ForeignProgram.mode:type_name -> xdpd.v1.Mode
+	38,  // 113: xdpd.v1.WatchResponse.LeaseEnded.lease:type_name -> xdpd.v1.Lease
+	16,  // 114: xdpd.v1.XdpdService.AddProgram:input_type -> xdpd.v1.AddProgramRequest
+	43,  // 115: xdpd.v1.XdpdService.RemoveProgram:input_type -> xdpd.v1.RemoveProgramRequest
+	46,  // 116: xdpd.v1.XdpdService.UpdateMembers:input_type -> xdpd.v1.UpdateMembersRequest
+	18,  // 117: xdpd.v1.XdpdService.ReplaceProgram:input_type -> xdpd.v1.ReplaceProgramRequest
+	20,  // 118: xdpd.v1.XdpdService.SetChains:input_type -> xdpd.v1.SetChainsRequest
+	25,  // 119: xdpd.v1.XdpdService.Confirm:input_type -> xdpd.v1.ConfirmRequest
+	27,  // 120: xdpd.v1.XdpdService.Cancel:input_type -> xdpd.v1.CancelRequest
+	29,  // 121: xdpd.v1.XdpdService.Rollback:input_type -> xdpd.v1.RollbackRequest
+	31,  // 122: xdpd.v1.XdpdService.ListHistory:input_type -> xdpd.v1.ListHistoryRequest
+	34,  // 123: xdpd.v1.XdpdService.Watch:input_type -> xdpd.v1.WatchRequest
+	36,  // 124: xdpd.v1.XdpdService.Hold:input_type -> xdpd.v1.HoldRequest
+	39,  // 125: xdpd.v1.XdpdService.TestRun:input_type -> xdpd.v1.TestRunRequest
+	48,  // 126: xdpd.v1.XdpdService.ListPrograms:input_type -> xdpd.v1.ListProgramsRequest
+	50,  // 127: xdpd.v1.XdpdService.GetProgram:input_type -> xdpd.v1.GetProgramRequest
+	52,  // 128: xdpd.v1.XdpdService.ListChains:input_type -> xdpd.v1.ListChainsRequest
+	54,  // 129: xdpd.v1.XdpdService.GetChain:input_type -> xdpd.v1.GetChainRequest
+	56,  // 130: xdpd.v1.XdpdService.GetStatus:input_type -> xdpd.v1.GetStatusRequest
+	17,  // 131: xdpd.v1.XdpdService.AddProgram:output_type -> xdpd.v1.AddProgramResponse
+	44,  // 132: xdpd.v1.XdpdService.RemoveProgram:output_type -> xdpd.v1.RemoveProgramResponse
+	47,  // 133: xdpd.v1.XdpdService.UpdateMembers:output_type -> xdpd.v1.UpdateMembersResponse
+	19,  // 134: xdpd.v1.XdpdService.ReplaceProgram:output_type -> xdpd.v1.ReplaceProgramResponse
+	24,  // 135: xdpd.v1.XdpdService.SetChains:output_type -> xdpd.v1.SetChainsResponse
+	26,  // 136: xdpd.v1.XdpdService.Confirm:output_type -> xdpd.v1.ConfirmResponse
+	28,  // 137: xdpd.v1.XdpdService.Cancel:output_type -> xdpd.v1.CancelResponse
+	30,  // 138: xdpd.v1.XdpdService.Rollback:output_type -> xdpd.v1.RollbackResponse
+	32,  // 139: xdpd.v1.XdpdService.ListHistory:output_type -> xdpd.v1.ListHistoryResponse
+	35,  // 140: xdpd.v1.XdpdService.Watch:output_type -> xdpd.v1.WatchResponse
+	37,  // 141: xdpd.v1.XdpdService.Hold:output_type -> xdpd.v1.HoldResponse
+	40,  // 142: xdpd.v1.XdpdService.TestRun:output_type -> xdpd.v1.TestRunResponse
+	49,  // 143: xdpd.v1.XdpdService.ListPrograms:output_type -> xdpd.v1.ListProgramsResponse
+	51,  // 144: xdpd.v1.XdpdService.GetProgram:output_type -> xdpd.v1.GetProgramResponse
+	53,  // 145: xdpd.v1.XdpdService.ListChains:output_type -> xdpd.v1.ListChainsResponse
+	55,  // 146: xdpd.v1.XdpdService.GetChain:output_type -> xdpd.v1.GetChainResponse
+	57,  // 147: xdpd.v1.XdpdService.GetStatus:output_type -> xdpd.v1.GetStatusResponse
+	131, // [131:148] is the sub-list for method output_type
+	114, // [114:131] is the sub-list for method input_type
+	114, // [114:114] is the sub-list for extension type_name
+	114, // [114:114] is the sub-list for extension extendee
+	0,   // [0:114] is the sub-list for field type_name
 }
 
 func init() { file_xdpd_v1_xdpd_proto_init() }
@@ -5651,9 +6523,9 @@ func file_xdpd_v1_xdpd_proto_init() {
 		(*Position_Before)(nil),
 		(*Position_After)(nil),
 	}
-	file_xdpd_v1_xdpd_proto_msgTypes[8].OneofWrappers = []any{}
-	file_xdpd_v1_xdpd_proto_msgTypes[15].OneofWrappers = []any{}
-	file_xdpd_v1_xdpd_proto_msgTypes[27].OneofWrappers = []any{
+	file_xdpd_v1_xdpd_proto_msgTypes[9].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[16].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[28].OneofWrappers = []any{
 		(*WatchResponse_Started_)(nil),
 		(*WatchResponse_Missed_)(nil),
 		(*WatchResponse_MemberAdded)(nil),
@@ -5668,16 +6540,20 @@ func file_xdpd_v1_xdpd_proto_init() {
 		(*WatchResponse_Recovered)(nil),
 		(*WatchResponse_InterfaceUp)(nil),
 		(*WatchResponse_InterfaceGone)(nil),
+		(*WatchResponse_InterfaceRenamed)(nil),
+		(*WatchResponse_ForeignSeen)(nil),
+		(*WatchResponse_LeaseEnded_)(nil),
 	}
-	file_xdpd_v1_xdpd_proto_msgTypes[34].OneofWrappers = []any{}
-	file_xdpd_v1_xdpd_proto_msgTypes[51].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[38].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[53].OneofWrappers = []any{}
+	file_xdpd_v1_xdpd_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_xdpd_v1_xdpd_proto_rawDesc), len(file_xdpd_v1_xdpd_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   63,
+			NumEnums:      7,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

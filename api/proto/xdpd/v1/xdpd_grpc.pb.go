@@ -41,6 +41,7 @@ const (
 	XdpdService_Rollback_FullMethodName       = "/xdpd.v1.XdpdService/Rollback"
 	XdpdService_ListHistory_FullMethodName    = "/xdpd.v1.XdpdService/ListHistory"
 	XdpdService_Watch_FullMethodName          = "/xdpd.v1.XdpdService/Watch"
+	XdpdService_Hold_FullMethodName           = "/xdpd.v1.XdpdService/Hold"
 	XdpdService_TestRun_FullMethodName        = "/xdpd.v1.XdpdService/TestRun"
 	XdpdService_ListPrograms_FullMethodName   = "/xdpd.v1.XdpdService/ListPrograms"
 	XdpdService_GetProgram_FullMethodName     = "/xdpd.v1.XdpdService/GetProgram"
@@ -80,6 +81,11 @@ type XdpdServiceClient interface {
 	ListHistory(ctx context.Context, in *ListHistoryRequest, opts ...grpc.CallOption) (*ListHistoryResponse, error)
 	// Watch tells of changes as they happen, until the client ends the call.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Hold is a client's lease. The client sends one request, and further ones only to give the lease up or change its
+	// grace; the daemon answers each with the lease. When the stream ends, for whatever reason, the client has the grace that
+	// it asked for to call Hold again with the token; then all programs of the lease are removed. A second Hold with the same
+	// token takes the lease over, and the first one ends with LEASE_TAKEN.
+	Hold(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[HoldRequest, HoldResponse], error)
 	// TestRun sends packets through the chain of an interface, off the wire: neither traffic nor counters change.
 	// The maps of the programs are the live ones, which the programs may change, unless copies are asked for.
 	TestRun(ctx context.Context, in *TestRunRequest, opts ...grpc.CallOption) (*TestRunResponse, error)
@@ -212,6 +218,19 @@ func (c *xdpdServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type XdpdService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *xdpdServiceClient) Hold(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[HoldRequest, HoldResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &XdpdService_ServiceDesc.Streams[1], XdpdService_Hold_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[HoldRequest, HoldResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type XdpdService_HoldClient = grpc.BidiStreamingClient[HoldRequest, HoldResponse]
+
 func (c *xdpdServiceClient) TestRun(ctx context.Context, in *TestRunRequest, opts ...grpc.CallOption) (*TestRunResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TestRunResponse)
@@ -303,6 +322,11 @@ type XdpdServiceServer interface {
 	ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error)
 	// Watch tells of changes as they happen, until the client ends the call.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Hold is a client's lease. The client sends one request, and further ones only to give the lease up or change its
+	// grace; the daemon answers each with the lease. When the stream ends, for whatever reason, the client has the grace that
+	// it asked for to call Hold again with the token; then all programs of the lease are removed. A second Hold with the same
+	// token takes the lease over, and the first one ends with LEASE_TAKEN.
+	Hold(grpc.BidiStreamingServer[HoldRequest, HoldResponse]) error
 	// TestRun sends packets through the chain of an interface, off the wire: neither traffic nor counters change.
 	// The maps of the programs are the live ones, which the programs may change, unless copies are asked for.
 	TestRun(context.Context, *TestRunRequest) (*TestRunResponse, error)
@@ -355,6 +379,9 @@ func (UnimplementedXdpdServiceServer) ListHistory(context.Context, *ListHistoryR
 }
 func (UnimplementedXdpdServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedXdpdServiceServer) Hold(grpc.BidiStreamingServer[HoldRequest, HoldResponse]) error {
+	return status.Error(codes.Unimplemented, "method Hold not implemented")
 }
 func (UnimplementedXdpdServiceServer) TestRun(context.Context, *TestRunRequest) (*TestRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TestRun not implemented")
@@ -568,6 +595,13 @@ func _XdpdService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type XdpdService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _XdpdService_Hold_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(XdpdServiceServer).Hold(&grpc.GenericServerStream[HoldRequest, HoldResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type XdpdService_HoldServer = grpc.BidiStreamingServer[HoldRequest, HoldResponse]
+
 func _XdpdService_TestRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TestRunRequest)
 	if err := dec(in); err != nil {
@@ -749,6 +783,12 @@ var XdpdService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _XdpdService_Watch_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Hold",
+			Handler:       _XdpdService_Hold_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "xdpd/v1/xdpd.proto",

@@ -39,8 +39,11 @@ func TestCheckFinds(t *testing.T) {
 		return func(x *tx) error {
 			p := pendingOf(t, 1, "eth5", kept)
 			f(&p)
-			return x.putJSON(bucketPending, pendingKey(1), p)
+			return x.putJSON(bucketPending, idKey(1), p)
 		}
+	}
+	editLease := func(f func(*Lease)) func(*tx) error {
+		return func(x *tx) error { l := leaseOf(1); f(&l); return x.putJSON(bucketLeases, idKey(1), l) }
 	}
 	for _, tt := range []struct {
 		name   string
@@ -83,6 +86,24 @@ func TestCheckFinds(t *testing.T) {
 		}, []string{"65 interfaces without a chain have a history, the limit is 64"}},
 		{"entry not JSON", func(x *tx) error { return x.put(bucketHistory, "eth0", []byte("{")) }, []string{`read "eth0" of history`}},
 		{"revision of an entry", func(x *tx) error { return x.put(bucketRevisions, "eth0", []byte("?")) }, []string{`revisions of "eth0"`}},
+		{"many numbers", func(x *tx) error {
+			var all []error
+			for i := range maxGone + 1 {
+				all = append(all, x.putNumber(bucketRevisions, fmt.Sprint("gone", i), 1))
+			}
+			return errors.Join(all...)
+		}, []string{"65 interfaces have neither chain nor history"}},
+		{"no lease", editA(func(p *Program) { *p = leased(*p, 9) }), []string{"program a has the lease 9, which does not exist"}},
+		{"lease's id", editLease(func(l *Lease) { l.ID = 2 }), []string{`record "\x00\x00\x00\x00\x00\x00\x00\x01" of the leases is of 2`, "lease 2: the last id given was 1"}},
+		{"lease's token", editLease(func(l *Lease) { l.Token = "" }), []string{"lease 1: a token of 0 bytes"}},
+		{"tokens", func(x *tx) error {
+			l := leaseOf(1)
+			l.ID = 2
+			return errors.Join(x.putJSON(bucketLeases, idKey(2), l), x.putNumber(bucketMeta, keyLeaseID, 2))
+		}, []string{"leases 1 and 2 have the same token"}},
+		{"lease not JSON", func(x *tx) error { return x.put(bucketLeases, "1", []byte("{")) }, []string{`read "1" of leases`}},
+		{"lease number", func(x *tx) error { return x.put(bucketMeta, keyLeaseID, []byte("?")) }, []string{`meta of "last_lease_id"`}},
+		{"floor", func(x *tx) error { return x.put(bucketMeta, keyFloor, []byte("?")) }, []string{`meta of "revision_floor"`}},
 		{"pending id", editPending(func(p *Pending) { p.ID = 2 }), []string{`record "\x00\x00\x00\x00\x00\x00\x00\x01" of the pending changes is of 2`, "pending change 2: the last id given was 1"}},
 		{"pending deadline", editPending(func(p *Pending) { p.Deadline = 0 }), []string{"pending change 1: deadline 0s"}},
 		{"pending program", editPending(func(p *Pending) { p.Programs[0].ID = 9 }), []string{"pending change 1: program kept has the id 9"}},
@@ -90,7 +111,7 @@ func TestCheckFinds(t *testing.T) {
 		{"pending object", editPending(func(p *Pending) { p.Programs[0].Object = sha }), []string{"pending change 1: program kept: its object " + sha + " is missing", "object " + sha + " has no reference count"}},
 		{"pending member", editPending(func(p *Pending) { p.Programs = nil }), []string{"would bring the program kept back on eth5", b.Object + " has 2 references, but 1"}},
 		{"pending twice", func(x *tx) error {
-			return errors.Join(x.putJSON(bucketPending, pendingKey(2), pendingOf(t, 2, "eth5", kept)), x.putNumber(bucketMeta, keyPendingID, 2))
+			return errors.Join(x.putJSON(bucketPending, idKey(2), pendingOf(t, 2, "eth5", kept)), x.putNumber(bucketMeta, keyPendingID, 2))
 		}, []string{"pending changes 1 and 2 both change the interface eth5", "pending changes 1 and 2 both change the program kept"}},
 		{"pending not JSON", func(x *tx) error { return x.put(bucketPending, "1", []byte("{")) }, []string{`read "1" of pending`}},
 		{"pending number", func(x *tx) error { return x.put(bucketMeta, keyPendingID, []byte("?")) }, []string{`meta of "last_pending_id"`}},
@@ -107,6 +128,7 @@ func TestCheckFinds(t *testing.T) {
 			must(t, s.Save(Change{
 				PutPrograms: []Program{a, b}, Objects: objects("one", "two"), PutChains: []Chain{chainOf(t, "eth0", 1, a, b)},
 				PutHistory: []Entry{entryOf(t, "eth0", 1, a)}, HistoryLimit: 1, PutPending: []Pending{pendingOf(t, 1, "eth5", kept)},
+				PutLeases: []Lease{leaseOf(1)},
 			}))
 			must(t, s.Check())
 			tamper(t, s, tt.tamper)
@@ -146,7 +168,7 @@ func TestUnreadableRecords(t *testing.T) {
 		return errors.Join(x.put(bucketPrograms, "bad", []byte("?")), x.put(bucketChains, "bad", []byte("?")), x.put(bucketRefs, hashOf([]byte("bad")), []byte("?")))
 	})
 	tamper(t, s, func(x *tx) error {
-		return errors.Join(x.put(bucketHistory, entryKey("bad", 1), []byte("?")), x.put(bucketPending, pendingKey(1), []byte("?")), x.put(bucketRevisions, "worse", []byte("?")))
+		return errors.Join(x.put(bucketHistory, entryKey("bad", 1), []byte("?")), x.put(bucketPending, idKey(1), []byte("?")), x.put(bucketRevisions, "worse", []byte("?")))
 	})
 	_, err1 := s.Programs()
 	_, err2 := s.Chains()

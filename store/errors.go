@@ -13,6 +13,8 @@ var (
 	ErrLocked = errors.New("in use by another process")
 	// ErrUnsafe is returned when a file is not one that only its owner can read and write.
 	ErrUnsafe = errors.New("not a private file of this user")
+	// ErrGone is returned when the file of an open store was deleted or replaced by another one. Nothing was changed.
+	ErrGone = errors.New("not the file that was opened any more")
 	// ErrInvalid is returned when a change does not fit together or does not fit what is stored.
 	ErrInvalid = errors.New("invalid change")
 	// ErrNotFound is returned when there is no such object.

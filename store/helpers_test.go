@@ -99,19 +99,23 @@ type state struct {
 	Revisions map[string]uint64
 	History   []Entry // of all interfaces
 	Pending   []Pending
+	Leases    []Lease
 	Objects   map[string]string
 }
 
 // read returns the state; objects that are damaged are missing from it.
 func read(s *Store, ifaces ...string) (state, error) {
 	st := state{Revisions: map[string]uint64{}, Objects: map[string]string{}}
-	var err1, err2, err3, err4, err5 error
+	var err1, err2, err3, err4, err5, err6 error
 	st.Programs, err1 = s.Programs()
 	st.Chains, err2 = s.Chains()
 	st.BootID, err3 = s.BootID()
-	st.History, err4 = all[Entry](s, bucketHistory)
+	err4 = s.view(func(x *bolt.Tx) error {
+		return each(x, bucketHistory, func(_ string, e Entry) error { st.History = append(st.History, e); return nil })
+	})
 	st.Pending, err5 = s.Pending()
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	st.Leases, err6 = s.Leases()
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return st, err
 	}
 	programs := slices.Clone(st.Programs)
@@ -155,6 +159,17 @@ func program(id uint64, name, object string) Program {
 		Lifetime: "daemon", Added: time.Unix(1_700_000_000, 12345).UTC(), OwnerUID: 1000,
 		Settings: chain.Settings{Globals: map[string]string{"limit": fmt.Sprint(id)}},
 	}
+}
+
+// leaseOf makes a lease.
+func leaseOf(id uint64) Lease {
+	return Lease{ID: id, Token: fmt.Sprint("token ", id), Holder: Caller{UID: 1000, PID: 4711}, Grace: time.Duration(id) * time.Second}
+}
+
+// leased makes a program of a lease.
+func leased(p Program, lease uint64) Program {
+	p.Lifetime, p.Lease = "lease", lease
+	return p
 }
 
 func objects(contents ...string) map[string][]byte {
@@ -223,5 +238,5 @@ func references(t *testing.T, s *Store) map[string]uint64 {
 // tamper changes records behind the back of Save, with a digest that fits.
 func tamper(t *testing.T, s *Store, fn func(*tx) error) {
 	t.Helper()
-	must(t, s.guarded("tamper with", func() error { return update(s.db, fn) }))
+	must(t, s.write(t.Context(), "tamper with", fn))
 }

@@ -5,6 +5,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,7 +43,16 @@ func (s *Store) History(iface string, limit int) ([]Entry, error) {
 
 // HistoryEntry returns the entry of a revision of an interface; false if there is none, or not any more.
 func (s *Store) HistoryEntry(iface string, revision uint64) (Entry, bool, error) {
-	return one[Entry](s, bucketHistory, entryKey(iface, revision))
+	var e Entry
+	var found bool
+	err := s.view(func(t *bolt.Tx) (err error) {
+		e, found, err = getJSON[Entry](t, bucketHistory, entryKey(iface, revision))
+		return err
+	})
+	if err != nil {
+		return Entry{}, false, err
+	}
+	return e, found, nil
 }
 
 // String is for errors.
@@ -64,6 +74,13 @@ func entryKeys(t *bolt.Tx, iface string) []string {
 		keys = append(keys, string(k))
 	}
 	return keys
+}
+
+// hasEntry tells whether an interface has a history.
+func hasEntry(t *bolt.Tx, iface string) bool {
+	prefix := []byte(iface + "\x00")
+	k, _ := t.Bucket([]byte(bucketHistory)).Cursor().Seek(prefix)
+	return bytes.HasPrefix(k, prefix)
 }
 
 // gone returns the interfaces that have a history and no chain. It jumps from one interface to the next.
@@ -90,7 +107,7 @@ func (t *tx) applyHistory(c Change) error {
 		if err := keep(t, bucketHistory, entryKey(e.Interface, e.Revision), e); err != nil {
 			return err
 		}
-		if err := t.raise(bucketRevisions, e.Interface, e.Revision); err != nil {
+		if err := t.raiseRevision(e.Interface, e.Revision); err != nil {
 			return err
 		}
 	}
@@ -103,8 +120,8 @@ func (t *tx) applyHistory(c Change) error {
 			return err
 		}
 	}
-	if len(c.PutHistory)+len(c.DeleteChains) > 0 {
-		return t.forgetGone()
+	if len(c.PutHistory)+len(c.DeleteHistory)+len(c.DeleteChains)+len(c.RenameChains) > 0 {
+		return errors.Join(t.forgetGone(), t.forgetNumbers())
 	}
 	return nil
 }
@@ -118,8 +135,8 @@ func (t *tx) dropEntries(keys []string) error {
 	return nil
 }
 
-// forgetGone deletes the history of interfaces without a chain, until few enough are left: of those first in which nothing was
-// done for the longest time.
+// forgetGone deletes the history of interfaces without a chain, and the numbers of their revisions, until few enough are left:
+// of those first in which nothing was done for the longest time.
 func (t *tx) forgetGone() error {
 	ifaces := gone(t.Tx)
 	if len(ifaces) <= maxGone {
@@ -137,6 +154,9 @@ func (t *tx) forgetGone() error {
 	slices.SortStableFunc(ifaces, func(a, b string) int { return newest[a].Compare(newest[b]) })
 	for _, iface := range ifaces[:len(ifaces)-maxGone] {
 		if err := t.dropEntries(entryKeys(t.Tx, iface)); err != nil {
+			return err
+		}
+		if err := t.forgetNumber(iface); err != nil {
 			return err
 		}
 	}

@@ -254,7 +254,8 @@ func TestSaveInvalidHistory(t *testing.T) {
 		"no interface":               edit(func(e *Entry) { e.Interface = "" }),
 		"zero byte":                  edit(func(e *Entry) { e.Interface = "eth\x000" }),
 		"interface's name":           edit(func(e *Entry) { e.Interface = "eth\xff" }),
-		"long name":                  edit(func(e *Entry) { e.Interface = long }),
+		"long name":                  edit(func(e *Entry) { e.Interface = "/" + long[:250] + ":eth0" }),
+		"pattern":                    edit(func(e *Entry) { e.Interface = "eth*" }),
 		"chain":                      edit(func(e *Entry) { e.Chain.Mode = "fast" }),
 		"member without program":     edit(func(e *Entry) { e.Programs = e.Programs[:1] }),
 		"program that is no member":  edit(func(e *Entry) { e.Programs = []Program{a, program(3, "c", "two")} }),
@@ -269,7 +270,7 @@ func TestSaveInvalidHistory(t *testing.T) {
 		"long line":                  edit(func(e *Entry) { e.Diff = []string{strings.Repeat("x", MaxDiffLine+1)} }),
 		"line":                       edit(func(e *Entry) { e.Diff = []string{"\xff"} }),
 	})
-	largest := entryOf(t, strings.Repeat("e", MaxText), math.MaxUint64, a)
+	largest := entryOf(t, strings.Repeat("n", MaxText-5)+":eth0", math.MaxUint64, a)
 	largest.What, largest.Comment, largest.Diff = long[:MaxText], strings.Repeat("ä", 127), make([]string, MaxDiff)
 	largest.Diff[7] = strings.Repeat("x", MaxDiffLine)
 	s := newStore(t)

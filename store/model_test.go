@@ -24,10 +24,33 @@ type model struct {
 	revisions map[string]uint64
 	history   map[EntryKey]Entry
 	pending   map[uint64]Pending
+	leases    map[uint64]Lease
+	floor     uint64 // of the revisions of interfaces that are not in revisions
+}
+
+func newModel() model {
+	return model{map[string]Program{}, map[string]Chain{}, map[string]uint64{}, map[EntryKey]Entry{}, map[uint64]Pending{}, map[uint64]Lease{}, 0}
 }
 
 func (m model) clone() model {
-	return model{maps.Clone(m.programs), maps.Clone(m.chains), maps.Clone(m.revisions), maps.Clone(m.history), maps.Clone(m.pending)}
+	return model{
+		maps.Clone(m.programs), maps.Clone(m.chains), maps.Clone(m.revisions), maps.Clone(m.history), maps.Clone(m.pending),
+		maps.Clone(m.leases), m.floor,
+	}
+}
+
+// last is what LastRevision returns.
+func (m model) last(iface string) uint64 {
+	if n, known := m.revisions[iface]; known {
+		return n
+	}
+	return m.floor
+}
+
+// forget drops the number of an interface.
+func (m *model) forget(iface string) {
+	m.floor = max(m.floor, m.revisions[iface])
+	delete(m.revisions, iface)
 }
 
 // references counts what names each object.
@@ -68,6 +91,15 @@ func (m model) save(c Change) (model, bool) {
 	if twice(c) {
 		return m, false
 	}
+	if !m.rename(c.RenameChains) {
+		return m, false
+	}
+	for _, id := range c.DeleteLeases {
+		delete(m.leases, id)
+	}
+	for _, l := range c.PutLeases {
+		m.leases[l.ID] = l
+	}
 	for _, name := range c.DeletePrograms {
 		delete(m.programs, name)
 	}
@@ -79,14 +111,14 @@ func (m model) save(c Change) (model, bool) {
 	}
 	for _, ch := range c.PutChains {
 		m.chains[ch.Interface] = ch
-		m.revisions[ch.Interface] = max(m.revisions[ch.Interface], ch.Revision)
+		m.revisions[ch.Interface] = max(m.last(ch.Interface), ch.Revision)
 	}
 	for _, k := range c.DeleteHistory {
 		delete(m.history, k)
 	}
 	for _, e := range c.PutHistory {
 		m.history[e.key()] = e
-		m.revisions[e.Interface] = max(m.revisions[e.Interface], e.Revision)
+		m.revisions[e.Interface] = max(m.last(e.Interface), e.Revision)
 	}
 	m.prune(c)
 	for _, id := range c.DeletePending {
@@ -128,11 +160,16 @@ func twice(c Change) bool {
 	for _, p := range c.PutPending {
 		counts[p.ID]++
 	}
+	for _, id := range c.DeleteLeases {
+		if slices.ContainsFunc(c.PutLeases, func(l Lease) bool { return l.ID == id }) {
+			return true
+		}
+	}
 	return slices.Max(append(slices.Collect(maps.Values(counts)), 0)) > 1
 }
 
 // prune deletes what is too much of the history.
-func (m model) prune(c Change) {
+func (m *model) prune(c Change) {
 	for _, e := range c.PutHistory {
 		keep := c.HistoryLimit + 1
 		if c.HistoryLimit == 0 {
@@ -156,14 +193,81 @@ func (m model) prune(c Change) {
 			for _, old := range m.entries(e.Interface) {
 				delete(m.history, old.key())
 			}
+			m.forget(e.Interface)
 		}
 	}
+	if strays := m.strays(); len(strays) > 64 {
+		for _, iface := range strays {
+			m.forget(iface)
+		}
+	}
+}
+
+// strays are the interfaces of which there is nothing but a number.
+func (m model) strays() []string {
+	var strays []string
+	for iface := range m.revisions {
+		if _, exists := m.chains[iface]; !exists && len(m.entries(iface)) == 0 {
+			strays = append(strays, iface)
+		}
+	}
+	return strays
+}
+
+// rename gives chains other names; false if it cannot be done.
+func (m model) rename(names map[string]string) bool {
+	was := m.clone()
+	for from, to := range names {
+		if _, exists := was.chains[from]; !exists {
+			return false
+		}
+		if _, moves := names[to]; !moves && was.chains[to].Interface != "" {
+			return false
+		}
+		delete(m.chains, from)
+	}
+	for k := range was.history {
+		_, moves := names[k.Interface]
+		if moves || slices.Contains(slices.Collect(maps.Values(names)), k.Interface) {
+			delete(m.history, k)
+		}
+	}
+	for from, to := range names {
+		ch := was.chains[from]
+		ch.Interface = to
+		m.chains[to] = ch
+		for _, e := range was.entries(from) {
+			e.Interface = to
+			m.history[e.key()] = e
+		}
+		m.revisions[to] = max(was.last(from), was.last(to))
+	}
+	for id, p := range m.pending {
+		p.Chains = slices.Clone(p.Chains)
+		for i, ch := range p.Chains {
+			if to, moves := names[ch.Interface]; moves {
+				p.Chains[i].Interface = to
+			}
+		}
+		m.pending[id] = p
+	}
+	return len(slices.Compact(slices.Sorted(maps.Values(names)))) == len(names)
 }
 
 // fits tells whether everything has what it refers to, and nothing is claimed twice. Ids are unique by construction.
 func (m model) fits() bool {
 	claimed := map[string]bool{}
 	claim := func(what string) bool { was := claimed[what]; claimed[what] = true; return !was }
+	for _, l := range m.leases {
+		if !claim("token " + l.Token) {
+			return false
+		}
+	}
+	for _, p := range m.programs {
+		if _, exists := m.leases[p.Lease]; p.Lease != 0 && !exists {
+			return false
+		}
+	}
 	for _, p := range m.pending {
 		for _, q := range p.Programs {
 			if !claim("program " + q.Name) {
@@ -197,113 +301,6 @@ func (m model) fits() bool {
 	return true
 }
 
-// dice makes random changes.
-type dice struct {
-	*rand.Rand
-	t        *testing.T
-	s        *Store
-	contents []string
-	clock    int64
-}
-
-func (d *dice) name() string    { return string(rune('a' + d.IntN(6))) }
-func (d *dice) content() string { return d.contents[d.IntN(len(d.contents))] }
-
-// iface returns one of three that have chains, or one that never has.
-func (d *dice) iface() string {
-	if d.IntN(3) == 0 {
-		return fmt.Sprint("eth", d.IntN(3))
-	}
-	return fmt.Sprint("gone", d.IntN(150))
-}
-
-// newProgram makes a program, and mostly adds its object to the change.
-func (d *dice) newProgram(c *Change, name string) Program {
-	content := d.content()
-	if d.IntN(4) > 0 {
-		if c.Objects == nil {
-			c.Objects = map[string][]byte{}
-		}
-		maps.Copy(c.Objects, objects(content))
-	}
-	return program(d.s.NextProgramID(), name, content)
-}
-
-func (d *dice) change(m model) Change {
-	c := Change{HistoryLimit: d.IntN(5)}
-	next := maps.Clone(m.programs)
-	for range d.IntN(3) {
-		p := d.newProgram(&c, d.name())
-		c.PutPrograms = append(c.PutPrograms, p)
-		next[p.Name] = p
-	}
-	for range d.IntN(4) / 3 {
-		name := d.name()
-		c.DeletePrograms = append(c.DeletePrograms, name)
-		delete(next, name)
-	}
-	d.addChains(&c, m, next)
-	for range d.IntN(3) {
-		iface := d.iface()
-		e := entryOf(d.t, iface, m.revisions[iface]+uint64(d.IntN(3)), d.newProgram(&c, "a"), d.newProgram(&c, "b"))
-		e.Revision = max(e.Revision, 1)
-		d.clock++
-		e.Time = time.Unix(d.clock, 0).UTC()
-		c.PutHistory = append(c.PutHistory, e)
-	}
-	for range d.IntN(2) {
-		iface := d.iface()
-		for _, e := range m.entries(iface)[:min(1, len(m.entries(iface)))] {
-			c.DeleteHistory = append(c.DeleteHistory, e.key())
-		}
-	}
-	d.addPending(&c, m)
-	return c
-}
-
-// addChains puts and deletes chains. One of a replaced program gets a new revision; one of a deleted program is to be refused.
-func (d *dice) addChains(c *Change, m model, next map[string]Program) {
-	chains := maps.Clone(m.chains)
-	if iface := fmt.Sprint("eth", d.IntN(3)); d.IntN(3) == 0 {
-		c.DeleteChains = []string{iface}
-		delete(chains, iface)
-	} else if all := slices.Sorted(maps.Keys(next)); len(all) > 0 {
-		chains[iface] = chainOf(d.t, iface, m.revisions[iface]+1, next[all[d.IntN(len(all))]])
-	}
-	for _, iface := range slices.Sorted(maps.Keys(chains)) {
-		p, exists := next[chains[iface].Chain.Members[0].Program]
-		switch {
-		case exists && chains[iface].Revisions[0].Slots[0].ProgramID != p.ID:
-			c.PutChains = append(c.PutChains, chainOf(d.t, iface, m.revisions[iface]+1, p))
-		case chains[iface].Revision > m.revisions[iface]:
-			c.PutChains = append(c.PutChains, chains[iface])
-		}
-	}
-}
-
-// addPending puts and deletes pending changes.
-func (d *dice) addPending(c *Change, m model) {
-	ids := slices.Sorted(maps.Keys(m.pending))
-	if len(ids) > 0 && d.IntN(2) == 0 {
-		c.DeletePending = append(c.DeletePending, ids[d.IntN(len(ids))])
-	}
-	if d.IntN(3) > 0 {
-		return
-	}
-	kept, other := d.newProgram(c, d.name()), program(1, d.name(), "-")
-	members := []Program{kept}
-	if other.Name != kept.Name {
-		members = append(members, other)
-	}
-	p := pendingOf(d.t, d.s.NextPendingID(), fmt.Sprint("eth", d.IntN(6)), members...)
-	p.Programs = []Program{kept}
-	if len(ids) > 0 && d.IntN(3) == 0 {
-		p.ID = ids[d.IntN(len(ids))]
-	}
-	p.Added = []string{fmt.Sprint("new", d.IntN(6))}
-	c.PutPending = append(c.PutPending, p)
-}
-
 // TestAgainstModel saves random changes, some of them invalid, and compares the store with the model.
 func TestAgainstModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -313,9 +310,9 @@ func TestAgainstModel(t *testing.T) {
 	for i := range 6 {
 		d.contents = append(d.contents, strings.Repeat(fmt.Sprint(i), 1+i*2000))
 	}
-	m := model{map[string]Program{}, map[string]Chain{}, map[string]uint64{}, map[EntryKey]Entry{}, map[uint64]Pending{}}
-	saved, refused, pruned, most := 0, 0, 0, 0
-	for step := range 450 {
+	m := newModel()
+	saved, refused, pruned, most, renamed, leased := 0, 0, 0, 0, 0, 0
+	for step := range 500 {
 		c := d.change(m)
 		next, fits := m.save(c)
 		err := s.Save(c)
@@ -327,6 +324,7 @@ func TestAgainstModel(t *testing.T) {
 		} else {
 			saved++
 			pruned += len(m.history) + len(c.PutHistory) - len(next.history)
+			renamed += len(c.RenameChains)
 			m = next
 		}
 		asked := touched(c)
@@ -335,31 +333,20 @@ func TestAgainstModel(t *testing.T) {
 			d.s = s
 			asked = slices.Sorted(maps.Keys(m.revisions))
 		}
+		for _, p := range m.programs {
+			leased += int(min(p.Lease, 1))
+		}
 		compare(t, s, m, asked)
 		must(t, s.view(func(x *bolt.Tx) error { most = max(most, len(gone(x))); return nil }))
 		if t.Failed() {
 			t.Fatalf("seed %d step %d: %+v", seed, step, c)
 		}
 	}
-	t.Logf("%d saved, %d refused, %d entries went, up to %d interfaces without a chain", saved, refused, pruned, most)
-	if saved < 60 || refused < 40 || pruned < 30 || most != maxGone {
+	t.Logf("%d saved, %d refused, %d entries went, up to %d interfaces without a chain, %d renamed, %d met a leased program, floor %d",
+		saved, refused, pruned, most, renamed, leased, m.floor)
+	if saved < 60 || refused < 40 || pruned < 30 || most != maxGone || renamed < 5 || leased == 0 || m.floor == 0 {
 		t.Errorf("seed %d: the dice are loaded", seed)
 	}
-}
-
-// touched are the interfaces of which a change puts or deletes something.
-func touched(c Change) []string {
-	var names []string
-	for _, e := range c.PutHistory {
-		names = append(names, e.Interface)
-	}
-	for _, k := range c.DeleteHistory {
-		names = append(names, k.Interface)
-	}
-	for _, ch := range c.PutChains {
-		names = append(names, ch.Interface)
-	}
-	return append(names, c.DeleteChains...)
 }
 
 // compare reads all that the store has, and asks it for the last revision and the history of some interfaces.
@@ -373,6 +360,9 @@ func compare(t *testing.T, s *Store, m model, asked []string) {
 	for _, name := range slices.Sorted(maps.Keys(m.chains)) {
 		want.Chains = append(want.Chains, m.chains[name])
 	}
+	for _, id := range slices.Sorted(maps.Keys(m.leases)) {
+		want.Leases = append(want.Leases, m.leases[id])
+	}
 	for _, id := range slices.Sorted(maps.Keys(m.pending)) {
 		want.Pending = append(want.Pending, m.pending[id])
 	}
@@ -380,7 +370,7 @@ func compare(t *testing.T, s *Store, m model, asked []string) {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Revision, b.Revision))
 	})
 	for _, iface := range asked {
-		want.Revisions[iface] = m.revisions[iface]
+		want.Revisions[iface] = m.last(iface)
 		entries := m.entries(iface)
 		for _, limit := range []int{2, 99} {
 			got, err := s.History(iface, limit)

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,9 +45,15 @@ func open(path string) (*Store, error) {
 		return nil, err
 	}
 	var schema uint64
-	info, err := file.Stat()
+	memory := records{}
+	seen, err := stampOf(file)
+	seen.verified = time.Now()
 	if err == nil {
-		schema, err = inspect(file, info.Size())
+		schema, err = inspect(file, seen.size, func(bucket string, key, value []byte) {
+			if remembered(bucket) {
+				memory.add(bucket, string(key), value)
+			}
+		})
 	}
 	var reading *fs.PathError
 	switch {
@@ -59,7 +67,8 @@ func open(path string) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	s := &Store{path: path, file: file}
+	s := &Store{path: path, file: file, fault: newFault(), writing: make(chan struct{}, 1), seen: seen}
+	s.memory.Store(&memory)
 	if err := s.start(); err != nil {
 		_ = file.Close() // already closed where bbolt gave up in an orderly way
 		return nil, err
@@ -86,16 +95,14 @@ func (s *Store) start() (err error) {
 	if err != nil {
 		return fmt.Errorf("open store %s: %w", s.path, err)
 	}
-	return s.view(func(t *bolt.Tx) error {
-		last, err := getNumber(t, bucketMeta, keyProgramID)
+	for key, next := range map[string]*atomic.Uint64{keyProgramID: &s.nextID, keyPendingID: &s.nextPending, keyLeaseID: &s.nextLease} {
+		last, err := number(bucketMeta, key, (*s.memory.Load())[bucketMeta][key])
 		if err != nil {
-			return err
+			return errors.Join(fmt.Errorf("open store %s: %w", s.path, err), s.db.Close())
 		}
-		raiseTo(&s.nextID, last)
-		last, err = getNumber(t, bucketMeta, keyPendingID)
-		raiseTo(&s.nextPending, last)
-		return err
-	})
+		raiseTo(next, last)
+	}
+	return nil
 }
 
 // upgrade makes a store of an older schema, which was inspected, one of this schema.
@@ -103,19 +110,20 @@ func (s *Store) upgrade(from uint64) error {
 	if from == Schema {
 		return nil
 	}
-	return s.guarded("upgrade", func() error {
-		return update(s.db, func(t *tx) error {
-			had := bucketNames(from)
-			for _, name := range bucketNames(Schema) {
-				if slices.Contains(had, name) {
-					continue
-				}
-				if _, err := t.CreateBucket([]byte(name)); err != nil {
-					return err
-				}
+	return s.write(context.Background(), "upgrade", func(t *tx) error {
+		had := bucketNames(from)
+		for _, name := range bucketNames(Schema) {
+			if slices.Contains(had, name) {
+				continue
 			}
-			return t.putNumber(bucketMeta, keySchema, Schema)
-		})
+			if _, err := t.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		if err := t.forgetNumbers(); err != nil {
+			return err
+		}
+		return t.putNumber(bucketMeta, keySchema, Schema)
 	})
 }
 
@@ -194,8 +202,8 @@ func errOpen(err error) error {
 
 // errDamaged says what to do about a file that cannot be used.
 func errDamaged(path string, what error) error {
-	return fmt.Errorf("store %s: %w: %v; nothing was changed: run \"xdpd teardown\" to take off what is still attached, move the file away (mv %s %s.bad) and start again; programs have to be added anew",
-		path, ErrDamaged, what, path, path)
+	return fmt.Errorf("store %[1]s: %[2]w: %[3]w; nothing was changed: save what is intact (xdpd store export ARCHIVE --file %[1]s), make a new store of it or of a backup (xdpd store import ARCHIVE --file %[1]s.new), put that in its place (ln %[1]s %[1]s.bad && mv %[1]s.new %[1]s) and start again, after kill -9 if a daemon runs: chains go on meanwhile; if nothing can be saved: run \"xdpd teardown\", move the file away, and add programs anew",
+		path, ErrDamaged, what)
 }
 
 // create makes an empty store. It appears at path whole or not at all; one that another process made meanwhile stays.
@@ -235,7 +243,7 @@ func fill(db *bolt.DB) error {
 				return err
 			}
 		}
-		x := &tx{Tx: t}
+		x := newTx(t)
 		if err := x.putNumber(bucketMeta, keySchema, Schema); err != nil {
 			return err
 		}

@@ -118,9 +118,9 @@ func TestNewer(t *testing.T) {
 	s := openAt(t, path)
 	// A newer schema may have other buckets and another checksum.
 	must(t, s.db.Update(func(x *bolt.Tx) error {
-		_, err := x.CreateBucket([]byte("leases"))
+		_, err := x.CreateBucket([]byte("wishes"))
 		m := x.Bucket([]byte(bucketMeta))
-		return errors.Join(err, m.Put([]byte(keySchema), []byte("3")), m.Put([]byte(keyDigest), []byte("better")))
+		return errors.Join(err, m.Put([]byte(keySchema), []byte("4")), m.Put([]byte(keyDigest), []byte("better")))
 	}))
 	must(t, s.Close())
 	untouched(t, path, func() {
@@ -128,7 +128,7 @@ func TestNewer(t *testing.T) {
 		if !errors.Is(err, ErrNewer) {
 			t.Fatal(err)
 		}
-		for _, want := range []string{path, "schema 3", "up to 2", "newer xdpd", "move the file away"} {
+		for _, want := range []string{path, "schema 4", "up to 3", "newer xdpd", "move the file away"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%q is missing in: %v", want, err)
 			}
@@ -136,8 +136,8 @@ func TestNewer(t *testing.T) {
 	})
 }
 
-// olderStore makes a store of schema 1, as the first xdpd wrote it, with what a store of that schema can have.
-func olderStore(t *testing.T, fn func(*tx) error) (path string, was state) {
+// olderStore makes a store of an older schema, as an older xdpd wrote it, with what a store of schema 1 can have.
+func olderStore(t *testing.T, schema uint64, fn func(*tx) error) (path string, was state) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "xdpd.db")
 	s := openAt(t, path)
@@ -145,15 +145,35 @@ func olderStore(t *testing.T, fn func(*tx) error) (path string, was state) {
 	must(t, s.Save(Change{BootID: "boot", PutPrograms: []Program{a}, Objects: objects("one"), PutChains: []Chain{chainOf(t, "eth0", 5, a)}}))
 	was = mustRead(t, s, "eth0")
 	tamper(t, s, func(x *tx) error {
-		return errors.Join(x.DeleteBucket([]byte("history")), x.DeleteBucket([]byte("pending")), x.putNumber(bucketMeta, keySchema, 1), fn(x))
+		var err error
+		for _, name := range map[uint64][]string{1: {"history", "leases", "pending"}, 2: {"leases"}}[schema] {
+			err = errors.Join(err, x.DeleteBucket([]byte(name)))
+		}
+		return errors.Join(err, x.putNumber(bucketMeta, keySchema, schema), fn(x))
 	})
 	must(t, s.Close())
 	return path, was
 }
 
 func TestUpgrade(t *testing.T) {
-	path, was := olderStore(t, func(*tx) error { return nil })
+	for _, schema := range []uint64{1, 2} {
+		t.Run(fmt.Sprint(schema), func(t *testing.T) { testUpgrade(t, schema) })
+	}
+}
+
+func testUpgrade(t *testing.T, schema uint64) {
+	path, was := olderStore(t, schema, func(x *tx) error {
+		for i := range uint64(maxGone + 1) { // older ones did not forget
+			if err := x.putNumber(bucketRevisions, fmt.Sprint("stray", i), 100+i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	s := openAt(t, path)
+	if n, err := s.LastRevision("never-was"); n != 100+maxGone || err != nil {
+		t.Errorf("the last revision of what is not known: %d, %v", n, err)
+	}
 	for range 2 {
 		must(t, s.Check())
 		if is := mustRead(t, s, "eth0"); !reflect.DeepEqual(is, was) {
@@ -165,6 +185,7 @@ func TestUpgrade(t *testing.T) {
 		s = reopen(t, s)
 	}
 	must(t, s.Save(Change{PutHistory: []Entry{entryOf(t, "eth0", 5, was.Programs...)}, HistoryLimit: 1, PutPending: []Pending{pendingOf(t, 1, "eth0")}}))
+	must(t, s.Save(Change{PutLeases: []Lease{leaseOf(1)}}))
 	must(t, s.Check())
 	expectHistory(t, s, "eth0", 9, 5)
 }
@@ -181,7 +202,7 @@ func TestUpgradeFails(t *testing.T) {
 		}
 		return
 	}
-	path, was := olderStore(t, func(*tx) error { return nil })
+	path, was := olderStore(t, 1, func(*tx) error { return nil })
 	untouched(t, path, func() {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestUpgradeFails$", "-test.v")
 		cmd.Env = append(os.Environ(), pathVariable+"="+path)
@@ -208,11 +229,11 @@ func TestStrangeSchema(t *testing.T) {
 			_, err := x.CreateBucket([]byte("history"))
 			return err
 		}, `schema 1 with the buckets ["chains" "history"`},
-		"buckets of an older one": {func(x *tx) error { return x.putNumber(bucketMeta, keySchema, Schema) }, "schema 2 with the buckets"},
+		"buckets of an older one": {func(x *tx) error { return x.putNumber(bucketMeta, keySchema, Schema) }, "schema 3 with the buckets"},
 		"checksum":                {func(x *tx) error { x.sum[0] ^= 1; return nil }, "do not add up"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, _ := olderStore(t, tt.tamper)
+			path, _ := olderStore(t, 1, tt.tamper)
 			untouched(t, path, func() {
 				if _, err := Open(path); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("%v, want %q in it", err, tt.want)

@@ -5,9 +5,11 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"os"
 )
 
 // This file reads bbolt's page format by itself, with plain reads, and accepts only what is right in every respect:
@@ -42,6 +44,7 @@ type walker struct {
 	end      uint64 // the number of the first page that is not in use
 	seen     []bool // pages that were met already
 	visit    func(bucket string, key, value []byte)
+	lost     func(error) // what is wrong, to go on without it; nil: that is the end
 	buckets  []string
 }
 
@@ -49,58 +52,145 @@ type walker struct {
 // each record (whose memory visit may keep) and returns the names of the buckets. Buckets in buckets are an error.
 func walk(file io.ReaderAt, size int64, visit func(bucket string, key, value []byte)) (buckets []string, err error) {
 	w := &walker{file: file, visit: visit}
-	root, freelist, err := w.metas(uint64(size))
-	if err != nil {
+	if err := w.all(uint64(size)); err != nil {
 		return nil, err
-	}
-	w.seen = make([]bool, w.end)
-	if err := w.free(freelist); err != nil {
-		return nil, err
-	}
-	if err := w.tree(root, span{}, true, w.bucket); err != nil {
-		return nil, err
-	}
-	for id := uint64(2); id < w.end; id++ {
-		if !w.seen[id] {
-			return nil, fmt.Errorf("page %d: neither in use nor free", id)
-		}
 	}
 	return w.buckets, nil
 }
 
-// metas reads the two meta pages, which must both be right: each is written alone and in one sector, so that a
-// wrong one is no trace of a crash, and to go on with the other would be to forget the last change.
-func (w *walker) metas(size uint64) (root, freelist uint64, err error) {
-	w.pageSize = minPageSize
+// salvage is walk for a file that may be damaged: it tells lost what is wrong, and goes on with what can be read without it.
+func salvage(file io.ReaderAt, size int64, visit func(bucket string, key, value []byte), lost func(error)) (buckets []string) {
+	w := &walker{file: file, visit: visit, lost: lost}
+	if err := w.all(uint64(size)); err != nil {
+		lost(err)
+	}
+	return w.buckets
+}
+
+// orLost returns err, or nil if it can go on without what is wrong.
+func (w *walker) orLost(err error) error {
+	if err == nil || w.lost == nil {
+		return err
+	}
+	w.lost(err)
+	return nil
+}
+
+func (w *walker) all(size uint64) error {
+	m, err := w.metas(size)
+	if err != nil {
+		return err
+	}
+	w.seen = make([]bool, w.end)
+	if err := w.orLost(w.tree(m.root, span{}, true, w.bucket)); err != nil {
+		return err
+	}
+	if err := w.orLost(w.free(m.freelist)); err != nil {
+		return err
+	}
+	for id := uint64(2); id < w.end; id++ {
+		if w.seen[id] {
+			continue
+		}
+		if err := w.orLost(fmt.Errorf("page %d: neither in use nor free", id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meta is what a meta page says.
+type meta struct{ pageSize, root, freelist, end, txid uint64 }
+
+// metas reads the two meta pages and returns the later one. Both must be right: each is written alone and in one sector, so
+// that a wrong one is no trace of a crash, and to go on with the other would be to forget the last change.
+func (w *walker) metas(size uint64) (latest meta, err error) {
 	if size < 4*minPageSize {
-		return 0, 0, fmt.Errorf("only %d bytes", size)
+		return meta{}, fmt.Errorf("only %d bytes", size)
 	}
-	var latest uint64
+	found := false
+	w.pageSize = minPageSize
 	for id := range uint64(2) {
-		p := make([]byte, headerSize+metaSize)
-		if _, err := w.file.ReadAt(p, int64(id*w.pageSize)); err != nil {
-			return 0, 0, fmt.Errorf("meta page %d: %w", id, err)
+		m, err := w.meta(id)
+		if err := w.orLost(err); err != nil {
+			return meta{}, err
 		}
-		m := p[headerSize:]
-		sum := fnv.New64a()
-		sum.Write(m[:metaSize-8])
-		if native.Uint64(p) != id || native.Uint16(p[8:]) != flagMeta || native.Uint32(m) != metaMagic ||
-			native.Uint32(m[4:]) != metaVersion || native.Uint64(m[metaSize-8:]) != sum.Sum64() {
-			return 0, 0, fmt.Errorf("meta page %d is wrong", id)
+		if err != nil {
+			w.pageSize = uint64(os.Getpagesize()) // the other one may be there
+			continue
 		}
-		pageSize := uint64(native.Uint32(m[8:]))
-		if pageSize < minPageSize || pageSize > maxPageSize || pageSize&(pageSize-1) != 0 || id == 1 && pageSize != w.pageSize {
-			return 0, 0, fmt.Errorf("meta page %d: pages of %d bytes", id, pageSize)
+		if found && m.pageSize != latest.pageSize {
+			return meta{}, fmt.Errorf("meta pages with pages of %d and %d bytes", latest.pageSize, m.pageSize)
 		}
-		w.pageSize = pageSize
-		if txid := native.Uint64(m[48:]); txid >= latest {
-			latest, root, freelist, w.end = txid, native.Uint64(m[16:]), native.Uint64(m[32:]), native.Uint64(m[40:])
+		if !found || m.txid >= latest.txid {
+			latest = m
+		}
+		found, w.pageSize = true, m.pageSize
+	}
+	if !found {
+		return meta{}, errors.New("both meta pages are wrong, by which all others are found")
+	}
+	w.end = latest.end
+	if have := size / w.pageSize; w.end > have {
+		err := fmt.Errorf("only %d bytes of %d pages of %d bytes: the end is missing", size, w.end, w.pageSize)
+		if err := w.orLost(err); err != nil {
+			return meta{}, err
+		}
+		w.end = have
+	}
+	return latest, nil
+}
+
+// meta reads one meta page.
+func (w *walker) meta(id uint64) (meta, error) {
+	p := make([]byte, headerSize+metaSize)
+	if _, err := w.file.ReadAt(p, int64(id*w.pageSize)); err != nil {
+		return meta{}, fmt.Errorf("meta page %d: %w", id, err)
+	}
+	m := p[headerSize:]
+	sum := fnv.New64a()
+	sum.Write(m[:metaSize-8])
+	if native.Uint64(p) != id || native.Uint16(p[8:]) != flagMeta || native.Uint32(m) != metaMagic ||
+		native.Uint32(m[4:]) != metaVersion || native.Uint64(m[metaSize-8:]) != sum.Sum64() {
+		return meta{}, fmt.Errorf("meta page %d is wrong", id)
+	}
+	pageSize := uint64(native.Uint32(m[8:]))
+	if pageSize < minPageSize || pageSize > maxPageSize || pageSize&(pageSize-1) != 0 {
+		return meta{}, fmt.Errorf("meta page %d: pages of %d bytes", id, pageSize)
+	}
+	return meta{pageSize, native.Uint64(m[16:]), native.Uint64(m[32:]), native.Uint64(m[40:]), native.Uint64(m[48:])}, nil
+}
+
+// metaPlaces returns where the meta pages are; where they should be if the first one cannot tell.
+func metaPlaces(file io.ReaderAt) [2]int64 {
+	w := &walker{file: file, pageSize: minPageSize}
+	m, err := w.meta(0)
+	if err != nil {
+		m.pageSize = uint64(os.Getpagesize())
+	}
+	return [2]int64{0, int64(m.pageSize)}
+}
+
+// readMetas reads both meta pages as they are. They are other ones after each transaction.
+func readMetas(file io.ReaderAt) ([]byte, error) {
+	pages := make([]byte, 2*(headerSize+metaSize))
+	for i, at := range metaPlaces(file) {
+		part := pages[i*(headerSize+metaSize):][:headerSize+metaSize]
+		if _, err := file.ReadAt(part, at); err != nil {
+			return nil, fmt.Errorf("meta page %d: %w", i, err)
 		}
 	}
-	if w.end > size/w.pageSize {
-		return 0, 0, fmt.Errorf("only %d bytes of %d pages of %d bytes: the end is missing", size, w.end, w.pageSize)
+	return pages, nil
+}
+
+// writeMetas writes what readMetas returned.
+func writeMetas(file *os.File, pages []byte) error {
+	for i, at := range metaPlaces(file) {
+		if _, err := file.WriteAt(pages[i*(headerSize+metaSize):][:headerSize+metaSize], at); err != nil {
+			return fmt.Errorf("meta page %d: %w", i, err)
+		}
 	}
-	return root, freelist, nil
+	return nil
 }
 
 // page is a page with those that its content flows over to.
@@ -241,7 +331,7 @@ func (w *walker) tree(id uint64, s span, root bool, leaf func(element) error) er
 	if err != nil {
 		return err
 	}
-	if err := s.inOrder(id, elements); err != nil {
+	if err := w.orLost(s.inOrder(id, elements)); err != nil {
 		return err
 	}
 	for i, e := range elements {
@@ -254,7 +344,7 @@ func (w *walker) tree(id uint64, s span, root bool, leaf func(element) error) er
 			}
 			err = w.tree(e.child, below, false, leaf)
 		}
-		if err != nil {
+		if err := w.orLost(err); err != nil {
 			return err
 		}
 	}
@@ -287,11 +377,11 @@ func (w *walker) bucket(e element) error {
 	if err != nil {
 		return fmt.Errorf("bucket %q: %w", name, err)
 	}
-	if err := (span{}).inOrder(0, elements); err != nil {
+	if err := w.orLost((span{}).inOrder(0, elements)); err != nil {
 		return fmt.Errorf("bucket %q: %w", name, err)
 	}
 	for _, e := range elements {
-		if err := record(e); err != nil {
+		if err := w.orLost(record(e)); err != nil {
 			return err
 		}
 	}

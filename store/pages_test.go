@@ -31,7 +31,7 @@ func TestWalkReadsWhatBboltWrites(t *testing.T) {
 			want := map[string]map[string]string{}
 			for step := range 150 / rarely {
 				must(t, db.Update(func(x *bolt.Tx) error { return shake(x, r, want) }))
-				got, err := records(path)
+				got, err := walked(path)
 				if err != nil {
 					t.Fatalf("seed %d step %d: %v", seed, step, err)
 				}
@@ -80,7 +80,7 @@ func shake(x *bolt.Tx, r *rand.Rand, want map[string]map[string]string) error {
 	return nil
 }
 
-func records(path string) (map[string]map[string]string, error) {
+func walked(path string) (map[string]map[string]string, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@
 package store
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -11,9 +10,6 @@ import (
 
 // Pending returns the pending changes, sorted by id.
 func (s *Store) Pending() ([]Pending, error) { return all[Pending](s, bucketPending) }
-
-// pendingKey returns the key of a pending change. The keys are in the order of the ids.
-func pendingKey(id uint64) string { return string(binary.BigEndian.AppendUint64(nil, id)) }
 
 func pendingIn(t *bolt.Tx) ([]Pending, error) {
 	var pending []Pending
@@ -26,12 +22,12 @@ func pendingIn(t *bolt.Tx) ([]Pending, error) {
 
 func (t *tx) applyPending(c Change) error {
 	for _, id := range c.DeletePending {
-		if err := drop[Pending](t, bucketPending, pendingKey(id)); err != nil {
+		if err := drop[Pending](t, bucketPending, idKey(id)); err != nil {
 			return err
 		}
 	}
 	for _, p := range c.PutPending {
-		if err := keep(t, bucketPending, pendingKey(p.ID), p); err != nil {
+		if err := keep(t, bucketPending, idKey(p.ID), p); err != nil {
 			return err
 		}
 		if err := t.raise(bucketMeta, keyPendingID, p.ID); err != nil {

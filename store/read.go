@@ -15,6 +15,9 @@ func (s *Store) Programs() ([]Program, error) { return all[Program](s, bucketPro
 // Chains returns all chains, sorted by interface.
 func (s *Store) Chains() ([]Chain, error) { return all[Chain](s, bucketChains) }
 
+// Leases returns all leases, sorted by id.
+func (s *Store) Leases() ([]Lease, error) { return all[Lease](s, bucketLeases) }
+
 // Program returns the program of that name; false if there is none.
 func (s *Store) Program(name string) (Program, bool, error) {
 	return one[Program](s, bucketPrograms, name)
@@ -39,50 +42,32 @@ func (s *Store) Object(sha string) ([]byte, error) {
 	case object == nil:
 		return nil, fmt.Errorf("object %q in store %s: %w", sha, s.path, ErrNotFound)
 	case hashOf(object) != sha:
-		return nil, errDamaged(s.path, fmt.Errorf("object %s has the sha256 %s", sha, hashOf(object)))
+		return nil, fmt.Errorf("object %s in store %s: %w: it has the sha256 %s; add any program with the right object, and it is mended; xdpd store check tells what else is wrong",
+			sha, s.path, ErrDamaged, hashOf(object))
 	}
 	return object, nil
 }
 
-// LastRevision returns the highest number of a revision that was ever saved for an interface, also when its chain
-// is gone; 0 if there was none.
+// LastRevision returns a number that no revision of an interface was ever saved above, also when its chain is gone. It is the
+// highest that was saved while the interface has a chain or a history, and can be higher for one that the store does not know
+// any more: then it is that of all those that it forgot.
 func (s *Store) LastRevision(iface string) (uint64, error) {
-	var number uint64
-	err := s.view(func(t *bolt.Tx) (err error) {
-		number, err = getNumber(t, bucketRevisions, iface)
-		return err
-	})
-	return number, err
+	r, err := s.remember()
+	if err != nil {
+		return 0, err
+	}
+	n, err := number(bucketMeta, keyFloor, r[bucketMeta][keyFloor])
+	if own, known := r[bucketRevisions][iface]; known {
+		n, err = number(bucketRevisions, iface, own)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read store %s: %w", s.path, err)
+	}
+	return n, nil
 }
 
 // BootID returns the boot id that was saved last; empty if there was none.
 func (s *Store) BootID() (string, error) {
-	var id string
-	err := s.view(func(t *bolt.Tx) error {
-		id = string(get(t, bucketMeta, keyBootID))
-		return nil
-	})
-	return id, err
-}
-
-func all[T any](s *Store, bucket string) ([]T, error) {
-	var values []T
-	err := s.view(func(t *bolt.Tx) error {
-		return each(t, bucket, func(_ string, value T) error {
-			values = append(values, value)
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return values, nil
-}
-
-func one[T any](s *Store, bucket, key string) (value T, found bool, err error) {
-	err = s.view(func(t *bolt.Tx) (err error) {
-		value, found, err = getJSON[T](t, bucket, key)
-		return err
-	})
-	return value, found, err
+	r, err := s.remember()
+	return string(r[bucketMeta][keyBootID]), err
 }

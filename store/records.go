@@ -16,19 +16,21 @@ import (
 
 // Schema is the version of what is in the file. Whoever changes the meaning of a record raises it.
 //
-// Schema 1 had neither history nor pending changes. Open adds the empty buckets to such a store.
-const Schema = 2
+// Schema 1 had neither history nor pending changes, and schema 2 no leases; what else is new in 3 are fields that older
+// records do not have. Open adds the empty buckets to such a store.
+const Schema = 3
 
 // The buckets, sorted.
 const (
 	bucketChains    = "chains"    // interface: Chain as JSON
 	bucketHistory   = "history"   // entryKey: Entry as JSON
+	bucketLeases    = "leases"    // idKey: Lease as JSON
 	bucketMeta      = "meta"      // the keys below
 	bucketObjects   = "objects"   // sha256 in hex: the object
-	bucketPending   = "pending"   // pendingKey: Pending as JSON
+	bucketPending   = "pending"   // idKey: Pending as JSON
 	bucketPrograms  = "programs"  // name: Program as JSON
 	bucketRefs      = "refs"      // sha256 in hex: how often programs, history and pending changes name the object
-	bucketRevisions = "revisions" // interface: highest revision ever
+	bucketRevisions = "revisions" // interface: highest revision ever, while it has a chain or a history, and some time longer
 )
 
 // bucketNames returns those of a schema, sorted; of schema 0 and of newer ones, none.
@@ -36,8 +38,10 @@ func bucketNames(schema uint64) []string {
 	switch schema {
 	case 1:
 		return []string{bucketChains, bucketMeta, bucketObjects, bucketPrograms, bucketRefs, bucketRevisions}
-	case Schema:
+	case 2:
 		return []string{bucketChains, bucketHistory, bucketMeta, bucketObjects, bucketPending, bucketPrograms, bucketRefs, bucketRevisions}
+	case Schema:
+		return []string{bucketChains, bucketHistory, bucketLeases, bucketMeta, bucketObjects, bucketPending, bucketPrograms, bucketRefs, bucketRevisions}
 	}
 	return nil
 }
@@ -48,6 +52,8 @@ const (
 	keyBootID    = "boot_id"
 	keyProgramID = "last_program_id"
 	keyPendingID = "last_pending_id"
+	keyLeaseID   = "last_lease_id"
+	keyFloor     = "revision_floor" // the highest number of a revision of the interfaces that are not in bucketRevisions any more
 	keyDigest    = "digest"
 )
 
@@ -74,12 +80,14 @@ func (d *digest) toggle(bucket string, key, value []byte) {
 }
 
 // inspect reads the whole file of this size without changing it. It returns the schema if it is a store of one that is
-// known and whole, except for the content of objects. Errors wrap ErrNewer or are what is wrong.
-func inspect(file io.ReaderAt, size int64) (schema uint64, err error) {
+// known and whole, except for the content of objects. It calls visit with each record. Errors wrap ErrNewer or are what is
+// wrong.
+func inspect(file io.ReaderAt, size int64, visit func(bucket string, key, value []byte)) (schema uint64, err error) {
 	var sum digest
 	meta := map[string]string{}
 	buckets, err := walk(file, size, func(bucket string, key, value []byte) {
 		sum.toggle(bucket, key, value)
+		visit(bucket, key, value)
 		if bucket == bucketMeta {
 			meta[string(key)] = string(value)
 		}
@@ -92,7 +100,7 @@ func inspect(file io.ReaderAt, size int64) (schema uint64, err error) {
 		return 0, fmt.Errorf("no schema in it")
 	}
 	if schema > Schema {
-		return 0, fmt.Errorf("%w: it has schema %d, and this xdpd knows up to %d", ErrNewer, schema, Schema)
+		return 0, errNewer(schema)
 	}
 	if !slices.Equal(buckets, bucketNames(schema)) {
 		return 0, fmt.Errorf("schema %d with the buckets %q", schema, buckets)
@@ -103,23 +111,27 @@ func inspect(file io.ReaderAt, size int64) (schema uint64, err error) {
 	return schema, nil
 }
 
+func errNewer(schema uint64) error {
+	return fmt.Errorf("%w: it has schema %d, and this xdpd knows up to %d", ErrNewer, schema, Schema)
+}
+
 // tx is a transaction that writes, and keeps the digest up to date.
 type tx struct {
 	*bolt.Tx
-	sum  digest
-	refs map[string]int // by how much the number of references to objects changes
+	sum     digest
+	refs    map[string]int // by how much the number of references to objects changes
+	changed records        // what is to be remembered
 }
 
-// update does fn in one transaction.
-func update(db *bolt.DB, fn func(*tx) error) error {
-	return db.Update(func(t *bolt.Tx) error {
-		x := &tx{Tx: t, refs: map[string]int{}}
-		copy(x.sum[:], get(t, bucketMeta, keyDigest))
-		if err := fn(x); err != nil {
-			return err
-		}
-		return x.put(bucketMeta, keyDigest, x.sum[:])
-	})
+func newTx(t *bolt.Tx) *tx { return &tx{Tx: t, refs: map[string]int{}, changed: records{}} }
+
+// do does fn, and brings the digest up to date.
+func (t *tx) do(fn func(*tx) error) error {
+	copy(t.sum[:], get(t.Tx, bucketMeta, keyDigest))
+	if err := fn(t); err != nil {
+		return err
+	}
+	return t.put(bucketMeta, keyDigest, t.sum[:])
 }
 
 // get returns a record, or nil; it is valid during the transaction.
@@ -136,6 +148,9 @@ func (t *tx) put(bucket, key string, value []byte) error {
 	if err := t.Bucket([]byte(bucket)).Put(k, value); err != nil {
 		return fmt.Errorf("put %q into %s: %w", key, bucket, err)
 	}
+	if remembered(bucket) {
+		t.changed.add(bucket, key, value)
+	}
 	return nil
 }
 
@@ -149,6 +164,9 @@ func (t *tx) delete(bucket, key string) error {
 	if err := t.Bucket([]byte(bucket)).Delete(k); err != nil {
 		return fmt.Errorf("delete %q from %s: %w", key, bucket, err)
 	}
+	if remembered(bucket) {
+		t.changed.add(bucket, key, nil)
+	}
 	return nil
 }
 
@@ -160,9 +178,16 @@ func (t *tx) putJSON(bucket, key string, value any) error {
 	return t.put(bucket, key, data)
 }
 
+// idKey returns the key of a record that has a number. The keys are in the order of the numbers.
+func idKey(id uint64) string { return string(binary.BigEndian.AppendUint64(nil, id)) }
+
 // getNumber returns a record that is a number; 0 if there is none.
 func getNumber(t *bolt.Tx, bucket, key string) (uint64, error) {
-	data := get(t, bucket, key)
+	return number(bucket, key, get(t, bucket, key))
+}
+
+// number reads a record that is a number; 0 if there is none.
+func number(bucket, key string, data []byte) (uint64, error) {
 	if data == nil {
 		return 0, nil
 	}
@@ -189,9 +214,9 @@ func (t *tx) raise(bucket, key string, n uint64) error {
 // each reads all records of a bucket, in the order of their keys.
 func each[T any](t *bolt.Tx, bucket string, fn func(key string, value T) error) error {
 	return t.Bucket([]byte(bucket)).ForEach(func(k, data []byte) error {
-		var value T
-		if err := json.Unmarshal(data, &value); err != nil {
-			return fmt.Errorf("read %q of %s: %w", k, bucket, err)
+		value, err := decode[T](bucket, string(k), data)
+		if err != nil {
+			return err
 		}
 		return fn(string(k), value)
 	})
@@ -203,8 +228,8 @@ func getJSON[T any](t *bolt.Tx, bucket, key string) (value T, found bool, err er
 	if data == nil {
 		return value, false, nil
 	}
-	if err := json.Unmarshal(data, &value); err != nil {
-		return value, false, fmt.Errorf("read %q of %s: %w", key, bucket, err)
+	if value, err = decode[T](bucket, key, data); err != nil {
+		return value, false, err
 	}
 	return value, true, nil
 }

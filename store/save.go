@@ -3,6 +3,8 @@
 package store
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -16,20 +18,25 @@ import (
 // a pending change is in the change or stored already and has the size given; no two programs have the same id (one that a
 // pending change keeps can have that of the one that exists if it is loaded the same, so that its pins serve both); each
 // chain is valid and has members that exist; each interface and each program is in one pending change at most, and
-// each member of a chain that a pending change would bring back is a program that exists or that the change keeps.
+// each member of a chain that a pending change would bring back is a program that exists or that the change keeps; the lease
+// of each program exists, but not that of programs that are only kept; no two leases have the same token.
 // Objects go with the last of these that names them, and those in the change that none names are not stored.
-func (s *Store) Save(c Change) error {
+func (s *Store) Save(c Change) error { return s.SaveWithin(context.Background(), c) }
+
+// SaveWithin is Save that gives up, with the cause in the error, if ctx ends while a change before it takes its time. What has
+// begun goes on to its end.
+func (s *Store) SaveWithin(ctx context.Context, c Change) error {
 	if c.isEmpty() {
 		return nil
 	}
 	if err := c.validate(); err != nil {
 		return fmt.Errorf("save to store %s: %w", s.path, err)
 	}
-	err := s.guarded("save to", func() error {
-		return update(s.db, func(t *tx) error { return t.apply(c) })
-	})
-	if err != nil {
+	if err := s.write(ctx, "save to", func(t *tx) error { return t.apply(c) }); err != nil {
 		return err
+	}
+	for _, l := range c.PutLeases {
+		raiseTo(&s.nextLease, l.ID)
 	}
 	for _, p := range c.PutPrograms {
 		raiseTo(&s.nextID, p.ID)
@@ -94,7 +101,9 @@ func drop[T keeper](t *tx, bucket, key string) error {
 
 // apply makes the change, and then checks what came of it.
 func (t *tx) apply(c Change) error {
-	for _, do := range []func(Change) error{t.applyPrograms, t.applyChains, t.applyHistory, t.applyPending, t.applyRefs} {
+	for _, do := range []func(Change) error{
+		t.applyRenames, t.applyLeases, t.applyPrograms, t.applyChains, t.applyHistory, t.applyPending, t.applyRefs,
+	} {
 		if err := do(c); err != nil {
 			return err
 		}
@@ -128,7 +137,10 @@ func (t *tx) applyChains(c Change) error {
 		}
 	}
 	for _, ch := range c.PutChains {
-		if err := t.putChain(ch); err != nil {
+		if err := t.putJSON(bucketChains, ch.Interface, ch); err != nil {
+			return err
+		}
+		if err := t.raiseRevision(ch.Interface, ch.highest()); err != nil {
 			return err
 		}
 	}
@@ -158,7 +170,8 @@ func (t *tx) applyRefs(c Change) error {
 		if err := t.putNumber(bucketRefs, sha, count); err != nil {
 			return err
 		}
-		if object, given := c.Objects[sha]; given && get(t.Tx, bucketObjects, sha) == nil {
+		// One that is there already and is damaged is mended.
+		if object, given := c.Objects[sha]; given && !bytes.Equal(get(t.Tx, bucketObjects, sha), object) {
 			if err := t.put(bucketObjects, sha, object); err != nil {
 				return err
 			}
@@ -167,29 +180,22 @@ func (t *tx) applyRefs(c Change) error {
 	return nil
 }
 
-func (t *tx) putChain(c Chain) error {
-	old, found, err := getJSON[Chain](t.Tx, bucketChains, c.Interface)
-	if err != nil {
-		return err
-	}
-	if found && old.Netns != c.Netns {
-		return invalid("the chain of %s is of network namespace %q, not %q", c.Interface, old.Netns, c.Netns)
-	}
-	if err := t.putJSON(bucketChains, c.Interface, c); err != nil {
-		return err
-	}
-	return t.raise(bucketRevisions, c.Interface, c.highest())
-}
-
 // verify checks that everything that the change touched has what it refers to.
 func (t *tx) verify(c Change) error {
 	if err := t.verifyObjects(c); err != nil {
 		return err
 	}
+	leases, err := leasesIn(t.Tx)
+	if err != nil {
+		return err
+	}
 	programs, ids := map[string]Program{}, map[uint64]string{}
-	err := each(t.Tx, bucketPrograms, func(name string, p Program) error {
+	err = each(t.Tx, bucketPrograms, func(name string, p Program) error {
 		if other, taken := ids[p.ID]; taken {
 			return invalid("programs %s and %s have the same id %d", other, name, p.ID)
+		}
+		if _, exists := leases[p.Lease]; p.Lease != 0 && !exists {
+			return invalid("program %s has the lease %d, which does not exist", name, p.Lease)
 		}
 		programs[name], ids[p.ID] = p, name
 		return nil

@@ -18,7 +18,7 @@ import (
 func TestEmpty(t *testing.T) {
 	s := newStore(t)
 	st := mustRead(t, s, "eth0")
-	if len(st.Programs)+len(st.Chains)+len(st.History)+len(st.Pending) != 0 || st.BootID != "" || st.Revisions["eth0"] != 0 {
+	if len(st.Programs)+len(st.Chains)+len(st.History)+len(st.Pending)+len(st.Leases) != 0 || st.BootID != "" || st.Revisions["eth0"] != 0 {
 		t.Errorf("%+v", st)
 	}
 	if _, found, err := s.Program("a"); found || err != nil {
@@ -168,9 +168,7 @@ func TestSaveNothing(t *testing.T) {
 func TestSaveInvalid(t *testing.T) {
 	s := newStore(t)
 	a := program(1, "a", "one")
-	other := chainOf(t, "eth9", 1)
-	other.Netns = "other"
-	must(t, s.Save(Change{BootID: "boot", PutPrograms: []Program{a}, Objects: objects("one"), PutChains: []Chain{chainOf(t, "eth0", 1, a), other}}))
+	must(t, s.Save(Change{BootID: "boot", PutPrograms: []Program{a}, Objects: objects("one"), PutChains: []Chain{chainOf(t, "eth0", 1, a)}}))
 	before := mustRead(t, s, "eth0", "eth1")
 	b := program(2, "b", "two")
 	edit := func(f func(*Program)) []Program { p := b; f(&p); return []Program{p} }
@@ -196,7 +194,10 @@ func TestSaveInvalid(t *testing.T) {
 		"chain without interface":    {PutChains: []Chain{chainOf(t, "", 1)}},
 		"chain with a long name":     {PutChains: []Chain{chainOf(t, strings.Repeat("e", 40_000), 1)}},
 		"chain that is not one":      {PutChains: editChain(func(c *Chain) { c.Chain.Mode = "" })},
-		"chain in another namespace": {PutChains: []Chain{chainOf(t, "eth9", 1)}},
+		"chain of a pattern":         {PutChains: []Chain{chainOf(t, "eth*", 1)}},
+		"chain of two names":         {PutChains: []Chain{chainOf(t, "a/b:eth0", 1)}},
+		"chain's name not text":      {PutChains: []Chain{chainOf(t, "eth\xff", 1)}},
+		"chain's former name":        {PutChains: editChain(func(c *Chain) { c.Former = "eth 0" })},
 		"revision twice":             {PutChains: editChain(func(c *Chain) { c.Revisions = append(c.Revisions, c.Revisions...) })},
 		"revision not last":          {PutChains: editChain(func(c *Chain) { c.Revision = 3 })},
 		"revision with 65 slots":     {PutChains: editChain(func(c *Chain) { c.Revisions[0].Slots = make([]Slot, 65) })},

@@ -19,6 +19,26 @@ type Program struct {
 	Added    time.Time      `json:"added"`
 	OwnerUID uint32         `json:"owner_uid"`
 	Settings chain.Settings `json:"settings,omitzero"`
+	Lease    uint64         `json:"lease,omitempty"`    // the id of a lease that exists; 0: none
+	Patterns []Pattern      `json:"patterns,omitempty"` // of different globs; up to MaxPatterns
+}
+
+// Pattern places a program on every interface that matches it when it appears.
+type Pattern struct {
+	Glob      string           `json:"glob"` // of chain.Match
+	Priority  *int32           `json:"priority,omitempty"`
+	Position  chain.Position   `json:"position,omitzero"`
+	ProceedOn *chain.ProceedOn `json:"proceed_on,omitempty"` // nil: {PASS}
+	Mode      chain.Mode       `json:"mode,omitempty"`
+	Except    []string         `json:"except,omitempty"` // interfaces that the program was taken from, sorted; up to MaxExcept
+}
+
+// Lease is a client's: its programs go when the client does.
+type Lease struct {
+	ID     uint64        `json:"id"`    // from NextLeaseID
+	Token  string        `json:"token"` // unique in the store, up to MaxText bytes; whoever knows it may hold the lease
+	Holder Caller        `json:"holder"`
+	Grace  time.Duration `json:"grace"` // how long the programs stay when nobody holds it
 }
 
 // Revision says what the slots of a loaded revision are, so that its counters can be folded into Totals.
@@ -35,9 +55,10 @@ type Slot struct {
 
 // Chain is an interface's chain as it is meant to be, and what it counted in revisions that are gone.
 type Chain struct {
-	Netns      string                  `json:"netns,omitempty"` // empty: the daemon's own
-	Interface  string                  `json:"interface"`       // unique in the store
-	Ifindex    int                     `json:"ifindex"`
+	Interface  string                  `json:"interface"`        // NAME or NETNS:NAME, as of chain.ParseInterface; unique in the store
+	Netns      uint64                  `json:"netns,omitempty"`  // with Ifindex: the cookie of the namespace that the link was made in; 0: the daemon's own
+	Ifindex    int                     `json:"ifindex"`          // of the interface when the link was made, which names the pins; 0: there is none
+	Former     string                  `json:"former,omitempty"` // what the interface was called before, since the host was booted
 	Chain      chain.Chain             `json:"chain"`
 	Revision   uint64                  `json:"revision"`  // the intended one
 	Revisions  []Revision              `json:"revisions"` // that are not folded yet; if any, the intended one is the last
@@ -102,6 +123,11 @@ type Change struct {
 	HistoryLimit   int               // how many entries an interface keeps when it gets a new one; 0: none, not even the new one
 	PutPending     []Pending         // new ones, and new versions of old ones
 	DeletePending  []uint64          // ids; of what is absent: nothing
+	PutLeases      []Lease           // new ones, and new versions of old ones
+	DeleteLeases   []uint64          // ids; of what is absent: nothing
+	// Chains that get other names, before all else in the change: the keys are names of chains that exist, the values are unique and free, or keys
+	// too. History and pending changes go along; what history a new name had is dropped. A PutChains of the new name may follow.
+	RenameChains map[string]string
 }
 
 // EntryKey names an entry of the history.
@@ -112,5 +138,6 @@ type EntryKey struct {
 
 func (c Change) isEmpty() bool {
 	return c.BootID == "" && len(c.PutPrograms) == 0 && len(c.DeletePrograms) == 0 && len(c.PutChains) == 0 && len(c.DeleteChains) == 0 &&
-		len(c.PutHistory) == 0 && len(c.DeleteHistory) == 0 && len(c.PutPending) == 0 && len(c.DeletePending) == 0
+		len(c.PutHistory) == 0 && len(c.DeleteHistory) == 0 && len(c.PutPending) == 0 && len(c.DeletePending) == 0 &&
+		len(c.PutLeases) == 0 && len(c.DeleteLeases) == 0 && len(c.RenameChains) == 0
 }

@@ -3,9 +3,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/xdpd/xdpd/chain"
@@ -13,9 +13,11 @@ import (
 
 // What Save refuses to take more of.
 const (
-	MaxText     = 255 // bytes of What, of Comment, and of each name
-	MaxDiff     = 256 // lines
-	MaxDiffLine = 512 // bytes
+	MaxText     = 255  // bytes of What, of Comment, and of each name
+	MaxDiff     = 256  // lines
+	MaxDiffLine = 512  // bytes
+	MaxPatterns = 64   // of a program
+	MaxExcept   = 1024 // interfaces of a pattern
 
 	maxSettings = 1024     // globals, and maps that are given a size
 	maxGlobal   = 64 << 10 // bytes of a global's value
@@ -44,7 +46,27 @@ func (c Change) validate() error {
 	if err := validateAll("history of", c.PutHistory, Entry.key, c.DeleteHistory); err != nil {
 		return err
 	}
+	if err := validateAll("lease", c.PutLeases, func(l Lease) uint64 { return l.ID }, c.DeleteLeases); err != nil {
+		return err
+	}
+	if err := validateRenames(c.RenameChains); err != nil {
+		return err
+	}
 	return validateAll("pending change", c.PutPending, func(p Pending) uint64 { return p.ID }, c.DeletePending)
+}
+
+func validateRenames(names map[string]string) error {
+	old := map[string]string{} // by new name
+	for from, to := range names {
+		if err := errors.Join(validInterface(from), validInterface(to)); err != nil {
+			return err
+		}
+		if other, taken := old[to]; taken {
+			return invalid("the chains of %s and %s cannot both become that of %s", other, from, to)
+		}
+		old[to] = from
+	}
+	return nil
 }
 
 // validateAll checks records, and that none is put twice, or put and deleted.
@@ -79,9 +101,66 @@ func (p Program) validate() error {
 		return invalid("program %s: object %q is not a sha256 in hex", p.Name, p.Object)
 	case p.Lifetime != "daemon" && p.Lifetime != "persistent" && p.Lifetime != "lease":
 		return invalid("program %s: unknown lifetime %q", p.Name, p.Lifetime)
+	case (p.Lifetime == "lease") != (p.Lease != 0):
+		return invalid("program %s: lifetime %s with the lease %d", p.Name, p.Lifetime, p.Lease)
+	case len(p.Patterns) > MaxPatterns:
+		return invalid("program %s: %d patterns, the limit is %d", p.Name, len(p.Patterns), MaxPatterns)
 	}
 	if err := validSettings(p.Settings); err != nil {
 		return invalid("settings of program %s: %w", p.Name, err)
+	}
+	for i, q := range p.Patterns {
+		if err := q.validate(); err != nil {
+			return invalid("program %s: %w", p.Name, err)
+		}
+		if slices.ContainsFunc(p.Patterns[:i], func(o Pattern) bool { return o.Glob == q.Glob }) {
+			return invalid("program %s: pattern %s twice", p.Name, q.Glob)
+		}
+	}
+	return nil
+}
+
+func (p Pattern) validate() error {
+	if _, _, err := chain.ParseInterface(p.Glob); err != nil {
+		return err
+	}
+	switch {
+	case !chain.IsPattern(p.Glob) || !utf8.ValidString(p.Glob):
+		return fmt.Errorf("pattern %.80q", p.Glob)
+	case p.ProceedOn != nil && !p.ProceedOn.Valid():
+		return fmt.Errorf("pattern %s: proceeds on %v", p.Glob, *p.ProceedOn)
+	case p.Mode != "" && !p.Mode.Valid():
+		return fmt.Errorf("pattern %s: unknown mode %q", p.Glob, p.Mode)
+	case len(p.Except) > MaxExcept:
+		return fmt.Errorf("pattern %s: %d interfaces are excepted, the limit is %d", p.Glob, len(p.Except), MaxExcept)
+	}
+	if err := p.Position.Validate(); err != nil {
+		return fmt.Errorf("pattern %s: %w", p.Glob, err)
+	}
+	for _, name := range []string{p.Position.Before, p.Position.After} {
+		if err := chain.ValidName(name); name != "" && err != nil {
+			return fmt.Errorf("pattern %s: %w", p.Glob, err)
+		}
+	}
+	for i, name := range p.Except {
+		if err := validInterface(name); err != nil {
+			return fmt.Errorf("pattern %s: %w", p.Glob, err)
+		}
+		if i > 0 && p.Except[i-1] >= name {
+			return fmt.Errorf("pattern %s: the excepted interface %s is twice in it, or not in order", p.Glob, name)
+		}
+	}
+	return nil
+}
+
+func (l Lease) validate() error {
+	switch {
+	case l.ID == 0:
+		return invalid("a lease has no id")
+	case l.Token == "" || !isText(l.Token, MaxText):
+		return invalid("lease %d: a token of %d bytes", l.ID, len(l.Token))
+	case l.Grace < 0:
+		return invalid("lease %d: a grace of %v", l.ID, l.Grace)
 	}
 	return nil
 }
@@ -112,10 +191,13 @@ func validSettings(s chain.Settings) error {
 // isText tells whether JSON can hold s as it is, and s is not longer than limit.
 func isText(s string, limit int) bool { return len(s) <= limit && utf8.ValidString(s) }
 
-// validInterface returns an error for what no interface is called and a key cannot hold.
+// validInterface returns an error for what is no reference of one interface, and what JSON cannot hold.
 func validInterface(name string) error {
-	if name == "" || !isText(name, MaxText) || strings.ContainsRune(name, 0) {
-		return invalid("interface name %.80q", name)
+	if _, _, err := chain.ParseInterface(name); err != nil {
+		return invalid("%w", err)
+	}
+	if chain.IsPattern(name) || !isText(name, MaxText) {
+		return invalid("%.80q is not the name of one interface", name)
 	}
 	return nil
 }
@@ -126,6 +208,11 @@ func (c Chain) validate() error {
 	}
 	if err := c.Chain.Validate(); err != nil {
 		return invalid("chain of %s: %w", c.Interface, err)
+	}
+	if c.Former != "" {
+		if err := validInterface(c.Former); err != nil {
+			return fmt.Errorf("chain of %s: it was called so before: %w", c.Interface, err)
+		}
 	}
 	for i, r := range c.Revisions {
 		if len(r.Slots) > chain.MaxMembers {

@@ -10,8 +10,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-
 	"github.com/vishvananda/netlink"
 
 	"github.com/xdpd/xdpd/chain"
@@ -26,11 +24,12 @@ func TestByName(t *testing.T) {
 	ns.SetMTU(t, nettest.Dev, 1234)
 	want := Interface{Name: nettest.Dev, Index: ns.Index(t, nettest.Dev), MTU: 1234}
 	nettest.RunIn(ns, func() {
+		want.Netns, _, _ = NetnsCookie() // TestNetnsCookie has its errors
 		got, err := ByName(nettest.Dev)
 		if err != nil || got != want {
 			t.Errorf("ByName = %+v, %v; want %+v", got, err, want)
 		}
-		got, err = ByIndex(want.Index)
+		got, err = ByIndex("", want.Index)
 		if err != nil || got != want {
 			t.Errorf("ByIndex = %+v, %v; want %+v", got, err, want)
 		}
@@ -47,7 +46,9 @@ func TestNamesThatAreNone(t *testing.T) {
 		"..":                    chain.InvalidArgument,
 		"a/b":                   chain.InvalidArgument,
 		"a b":                   chain.InvalidArgument,
-		"a:1":                   chain.InvalidArgument,
+		":1":                    chain.InvalidArgument,
+		"a/b:1":                 chain.InvalidArgument,
+		"eth*":                  chain.InvalidArgument,
 		"a\x00b":                chain.InvalidArgument,
 		"a\n":                   chain.InvalidArgument,
 		strings.Repeat("x", 16): chain.InvalidArgument,
@@ -85,8 +86,8 @@ func TestIndexesThatAreNone(t *testing.T) {
 	ns.Delete(t, nettest.Dev)
 	nettest.RunIn(ns, func() {
 		for _, index := range []int{gone, 0, -1, 1 << 30} {
-			_, byIndex := ByIndex(index)
-			_, _, xdp := XDP(index)
+			_, byIndex := ByIndex("", index)
+			_, _, xdp := XDP("", index)
 			for _, err := range []error{byIndex, xdp} {
 				if !errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) {
 					t.Errorf("index %d: %v, want %s", index, err, chain.InterfaceNotFound)
@@ -106,7 +107,7 @@ func TestXDP(t *testing.T) {
 			index := ns.Index(t, nettest.Dev)
 			prog, id := pass(t)
 			nettest.RunIn(ns, func() {
-				if state, attached, err := XDP(index); err != nil || attached {
+				if state, attached, err := XDP("", index); err != nil || attached {
 					t.Fatalf("before: %+v, %v, %v", state, attached, err)
 				}
 				l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: tc.flags})
@@ -114,13 +115,13 @@ func TestXDP(t *testing.T) {
 					t.Fatal(err)
 				}
 				want := XDPState{ID: id, Mode: tc.mode}
-				if state, attached, err := XDP(index); err != nil || !attached || state != want {
+				if state, attached, err := XDP("", index); err != nil || !attached || state != want {
 					t.Errorf("attached: %+v, %v, %v; want %+v", state, attached, err, want)
 				}
 				if err := l.Close(); err != nil {
 					t.Fatal(err)
 				}
-				if state, attached, err := XDP(index); err != nil || attached {
+				if state, attached, err := XDP("", index); err != nil || attached {
 					t.Errorf("after: %+v, %v, %v", state, attached, err)
 				}
 			})
@@ -144,33 +145,4 @@ func pass(t *testing.T) (*ebpf.Program, uint32) {
 	}
 	id, _ := info.ID()
 	return prog, uint32(id)
-}
-
-func TestNetnsCookie(t *testing.T) {
-	home, exact, err := NetnsCookie()
-	if err != nil || !exact || home == 0 {
-		t.Fatalf("NetnsCookie = %d, %v, %v", home, exact, err)
-	}
-	again, _, _ := NetnsCookie()
-	var other uint64
-	nettest.RunIn(nettest.New(t), func() { other, _, err = NetnsCookie() })
-	if err != nil || again != home || other == home {
-		t.Errorf("cookies: %d, again %d, of another namespace %d, %v", home, again, other, err)
-	}
-}
-
-func TestNetnsCookieOfAnOldKernel(t *testing.T) {
-	old := func() (uint64, error) { return 0, unix.ENOPROTOOPT }
-	home, exact, err := netnsCookie(old)
-	if err != nil || exact || home == 0 {
-		t.Fatalf("netnsCookie = %d, %v, %v", home, exact, err)
-	}
-	var other uint64
-	nettest.RunIn(nettest.New(t), func() { other, _, err = netnsCookie(old) })
-	if err != nil || other == home {
-		t.Errorf("inodes: %d, of another namespace %d, %v", home, other, err)
-	}
-	if _, _, err := netnsCookie(func() (uint64, error) { return 0, unix.EPERM }); !errors.Is(err, unix.EPERM) {
-		t.Errorf("a refusal is taken for an old kernel: %v", err)
-	}
 }

@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -142,7 +141,7 @@ func (s *linkSocket) next() (events []LinkEvent, err error) {
 
 // read returns the events of a datagram of n bytes, of which s.buf has as many as it can hold.
 func (s *linkSocket) read(n int, from unix.Sockaddr) []LinkEvent {
-	if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != nl.PidKernel {
+	if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
 		return nil
 	}
 	if n <= len(s.buf) {
@@ -155,32 +154,18 @@ func (s *linkSocket) read(n int, from unix.Sockaddr) []LinkEvent {
 
 // parseLinkEvents returns the events of a datagram from the kernel; false if it is not well-formed.
 func parseLinkEvents(datagram []byte) (events []LinkEvent, ok bool) {
-	messages, err := syscall.ParseNetlinkMessage(datagram)
-	if err != nil {
+	ok = eachMessage(datagram, func(h header, body []byte) bool {
+		if h.kind != unix.RTM_NEWLINK && h.kind != unix.RTM_DELLINK {
+			return true
+		}
+		link, ok := readLink(body)
+		if ok && body[0] == unix.AF_UNSPEC { // else about a part of it: DELLINK of AF_BRIDGE is an interface that left its bridge
+			events = append(events, LinkEvent{Name: link.Name, Index: link.Index, Gone: h.kind == unix.RTM_DELLINK})
+		}
+		return ok
+	})
+	if !ok {
 		return nil, false
-	}
-	for _, m := range messages {
-		if m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
-			continue
-		}
-		if len(m.Data) < unix.SizeofIfInfomsg {
-			return nil, false
-		}
-		info := nl.DeserializeIfInfomsg(m.Data)
-		if info.Family != unix.AF_UNSPEC {
-			continue // about a part of it: DELLINK of AF_BRIDGE is an interface that left its bridge
-		}
-		attrs, err := nl.ParseRouteAttr(m.Data[unix.SizeofIfInfomsg:])
-		if err != nil {
-			return nil, false
-		}
-		e := LinkEvent{Index: int(info.Index), Gone: m.Header.Type == unix.RTM_DELLINK}
-		for _, a := range attrs {
-			if a.Attr.Type == unix.IFLA_IFNAME {
-				e.Name = unix.ByteSliceToString(a.Value)
-			}
-		}
-		events = append(events, e)
 	}
 	return events, true
 }

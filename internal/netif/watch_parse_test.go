@@ -102,7 +102,7 @@ func TestQueueOfTheSocket(t *testing.T) {
 				defer close(done)
 				if !tt.admin {
 					runtime.LockOSThread() // the thread ends with the goroutine
-					if err := dropNetAdmin(); err != nil {
+					if err := dropCapability(unix.CAP_NET_ADMIN); err != nil {
 						t.Errorf("drop CAP_NET_ADMIN: %v", err)
 					}
 				}
@@ -125,15 +125,4 @@ func TestQueueOfTheSocket(t *testing.T) {
 			<-done
 		})
 	}
-}
-
-// dropNetAdmin takes CAP_NET_ADMIN from the calling thread.
-func dropNetAdmin() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return err
-	}
-	data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-	return unix.Capset(&header, &data[0])
 }

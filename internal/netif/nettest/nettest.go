@@ -10,6 +10,8 @@
 //	ns.Sender(t, nettest.Peer).Send(nettest.Frame(64), 10)
 //	got.Wait(10)                               // what arrives at Dev was sent by Peer
 //
+// Named makes one more, with a name in /run/netns, that is joined to the first.
+//
 // It imports netlink for the pairs, and x/sys/unix for namespaces and packet sockets.
 package nettest
 
@@ -35,14 +37,23 @@ const (
 
 // NS is a network namespace. It ends with the test that made it.
 type NS struct {
-	file  *os.File
-	inode string // as /proc/*/ns/net shows it
+	file  *os.File // closed once it is dropped
+	inode string   // as /proc/*/ns/net shows it
+	name  string   // in /run/netns; "": it has none
 }
 
 // New makes a namespace with lo and the pair Dev and Peer, all up, and without IPv6, so that no frame appears
 // that the test did not send. When the test ends, the namespace goes, and the test fails if an XDP program is
 // still attached in it or a process or thread still lives in it.
 func New(t testing.TB) *NS {
+	t.Helper()
+	ns := bare(t)
+	ns.AddPair(t, Dev, Peer)
+	return ns
+}
+
+// bare makes a namespace with lo alone, which is up.
+func bare(t testing.TB) *NS {
 	t.Helper()
 	ns, err := create()
 	if err != nil {
@@ -54,7 +65,6 @@ func New(t testing.TB) *NS {
 			t.Fatalf("set up the namespace: %v", err)
 		}
 	})
-	ns.AddPair(t, Dev, Peer)
 	return ns
 }
 
@@ -85,21 +95,7 @@ func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n
 // AddPair adds a veth pair, both ends up and ready to send, with an MTU of 1500. It goes with the namespace.
 func (n *NS) AddPair(t testing.TB, dev, peer string) {
 	t.Helper()
-	RunIn(n, func() {
-		pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: peer}
-		pair.Name = dev
-		if err := netlink.LinkAdd(pair); err != nil {
-			t.Fatalf("add veth pair %s, %s: %v", dev, peer, err)
-		}
-		for _, name := range []string{dev, peer} {
-			if err := up(name); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := settled(dev, peer); err != nil {
-			t.Fatal(err)
-		}
-	})
+	n.Join(t, dev, n, peer)
 }
 
 // Delete removes an interface and, of a veth pair, the other end with it.
@@ -108,13 +104,17 @@ func (n *NS) Delete(t testing.TB, name string) {
 	n.change(t, name, netlink.LinkDel)
 }
 
-// Rename gives an interface of a pair another name. Both ends are ready to send afterwards.
+// Rename gives an interface of a pair another name. It is ready to send afterwards, as is the other end if that is in the
+// same namespace; if it is not, see Settle.
 func (n *NS) Rename(t testing.TB, from, to string) {
 	t.Helper()
 	n.change(t, from, func(l netlink.Link) error {
 		err := errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, to), netlink.LinkSetUp(l))
 		if err != nil {
 			return err
+		}
+		if l.Attrs().NetNsID >= 0 {
+			return settled(to)
 		}
 		peer, err := netlink.LinkByIndex(l.Attrs().ParentIndex)
 		if err != nil {
@@ -222,6 +222,9 @@ func settled(names ...string) error {
 }
 
 func (n *NS) end(t testing.TB) {
+	if n.dropped() {
+		return
+	}
 	defer n.file.Close()
 	left := n.leftovers()
 	// The kernel ends a link some time after its last pin, and tells nobody.

@@ -187,3 +187,37 @@ func run(t *testing.T, name string, args ...string) []byte {
 	}
 	return out
 }
+
+func TestNamed(t *testing.T) {
+	home, blue := New(t), Named(t, "blue")
+	home.Join(t, "uplink0", blue, "eth0")
+	name := blue.Name()
+	if out := run(t, "nsenter", "--net=/run/netns/"+name, "readlink", "/proc/self/ns/net"); strings.TrimSpace(string(out)) != blue.inode {
+		t.Errorf("the name leads to %s, want %s", out, blue.inode)
+	}
+	got := blue.Receiver(t, "eth0", EtherType)
+	home.Sender(t, "uplink0").Send(Frame(64), 3)
+	got.Wait(3)
+
+	blue.Rename(t, "eth0", "eth1")
+	blue.Move(t, "eth1", home)
+	home.Settle(t, "uplink0", "eth1")
+	home.Move(t, "eth1", blue)
+	blue.Settle(t, "eth1")
+
+	got.Close() // it would keep the namespace alive
+	blue.Drop(t)
+	if _, err := os.Lstat("/run/netns/" + name); err == nil {
+		t.Error("the name is still there")
+	}
+	RunIn(home, func() {
+		for deadline := time.Now().Add(Patience); strings.Contains(string(run(t, "ip", "-o", "link")), "uplink0"); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the namespace lives on without a name")
+			}
+		}
+	})
+	if again := Named(t, "blue"); again.Name() != name || again.inode == "" {
+		t.Errorf("the next one is %q, want %q", again.Name(), name)
+	}
+}

@@ -116,8 +116,8 @@ func (s *Sender) Flow(ctx context.Context, frame []byte, r *Receiver) (sent uint
 	return sent, nil
 }
 
-// Receiver counts the frames of one EtherType that arrive at an interface, behind its XDP programs.
-// It is closed when the test ends.
+// Receiver counts the frames of one EtherType that arrive at an interface, behind its XDP programs. While it is open its
+// namespace lives. It is closed when the test ends, if not before.
 type Receiver struct {
 	t      testing.TB
 	fd     int
@@ -127,6 +127,7 @@ type Receiver struct {
 	arrive chan struct{}
 	done   chan struct{}
 	ended  atomic.Bool
+	closed sync.Once
 }
 
 // Receiver opens a receiver on an interface of the namespace: EtherType for frames of Frame, 0x0800 for those
@@ -139,12 +140,17 @@ func (n *NS) Receiver(t testing.TB, iface string, etherType uint16) *Receiver {
 		t.Fatalf("set the receive timeout: %v", err)
 	}
 	go r.read()
-	t.Cleanup(func() {
+	t.Cleanup(r.Close)
+	return r
+}
+
+// Close ends the receiver; Count stays as it is.
+func (r *Receiver) Close() {
+	r.closed.Do(func() {
 		r.ended.Store(true)
 		<-r.done
 		unix.Close(r.fd)
 	})
-	return r
 }
 
 func (r *Receiver) read() {

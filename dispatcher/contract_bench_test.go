@@ -255,7 +255,7 @@ func (b *bench) until(what string, done func() bool) {
 func (b *bench) xdp() (id uint32) {
 	b.Helper()
 	nettest.RunIn(b.ns, func() {
-		state, attached, err := netif.XDP(b.dev.Ifindex)
+		state, attached, err := netif.XDP("", b.dev.Ifindex)
 		b.check(err)
 		if attached {
 			id = state.ID

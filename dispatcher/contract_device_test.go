@@ -52,7 +52,7 @@ func TestContractModes(t *testing.T) {
 		}
 		b.check(errors.Join(staged.Commit(), staged.Discard()))
 		nettest.RunIn(b.ns, func() {
-			state, attached, err := netif.XDP(c.device.Ifindex)
+			state, attached, err := netif.XDP("", c.device.Ifindex)
 			b.check(err)
 			if !attached || state.Mode != c.get {
 				t.Errorf("%v in mode %s: the kernel says %v, %s", c.device, c.ask, attached, state.Mode)

@@ -23,7 +23,7 @@ import (
 func (b *bench) shadow(copyMaps bool, final chain.Verdict, slots ...Slot) (s *Shadow) {
 	b.Helper()
 	var err error
-	nettest.RunIn(b.ns, func() { s, err = b.plane.Shadow(slots, b.dev.Ifindex, final, copyMaps) })
+	nettest.RunIn(b.ns, func() { s, err = b.plane.Shadow(slots, Ingress{Index: b.dev.Ifindex}, final, copyMaps) })
 	b.check(err)
 	b.Cleanup(func() { b.check(s.Close()) })
 	return s
@@ -136,7 +136,7 @@ func TestContractShadowSizes(t *testing.T) {
 		}
 	}
 	nettest.RunIn(b.ns, func() {
-		if s, err := b.plane.Shadow(slices.Repeat(all(passing, p), chain.MaxMembers+1), 0, chain.Pass, false); err == nil {
+		if s, err := b.plane.Shadow(slices.Repeat(all(passing, p), chain.MaxMembers+1), Ingress{}, chain.Pass, false); err == nil {
 			t.Errorf("there is a shadow of 65 members: %v", s.Close())
 		}
 	})
@@ -287,8 +287,35 @@ func TestContractShadowOrigin(t *testing.T) {
 	if ifindex != want || queue != 0 || len(s.Notes()) != notes {
 		t.Errorf("the packet came from queue %d of interface %d, want 0 and %d; notes %q", queue, ifindex, want, s.Notes())
 	}
-	var err error
-	nettest.RunIn(b.ns, func() { s, err = b.plane.Shadow([]Slot{origin.on(passing)}, 1<<20, chain.Pass, false) })
+	inside, gone := 0, errors.New("the namespace is gone")
+	in := func(f func() error) (err error) {
+		inside++
+		nettest.RunIn(b.ns, func() { err = f() })
+		return err
+	}
+	s, err := b.plane.Shadow([]Slot{origin.on(passing)}, Ingress{Index: b.dev.Ifindex, In: func(f func() error) error { return in(f) }}, chain.Pass, false)
+	b.check(err)
+	for range 2 {
+		got, err := s.Run(frame())
+		b.check(err)
+		if ifindex := binary.NativeEndian.Uint64(got.Packet[16:]); ifindex != want || len(s.Notes()) != notes {
+			t.Errorf("from outside, the packet came from interface %d, want %d; notes %q", ifindex, want, s.Notes())
+		}
+	}
+	if inside != 3 {
+		t.Errorf("the namespace was entered %d times, want 3: to measure, and for two packets", inside)
+	}
+	in = func(func() error) error { return gone }
+	if _, err := s.Run(frame()); !errors.Is(err, gone) {
+		t.Errorf("a packet of a namespace that is gone: %v", err)
+	}
+	b.check(s.Close())
+	if s, err := b.plane.Shadow(nil, Ingress{In: in}, chain.Pass, false); !errors.Is(err, gone) || s != nil {
+		t.Errorf("a shadow in a namespace that is gone: %v, %v", s, err)
+	}
+	nettest.RunIn(b.ns, func() {
+		s, err = b.plane.Shadow([]Slot{origin.on(passing)}, Ingress{Index: 1 << 20}, chain.Pass, false)
+	})
 	b.check(err)
 	if ifindex, _ := shown(s); ifindex != 1 || len(s.Notes()) != 1 || !strings.Contains(s.Notes()[0], "loopback") {
 		t.Errorf("without the interface, the packet came from %d; notes %q", ifindex, s.Notes())
@@ -332,7 +359,7 @@ func TestContractShadowGone(t *testing.T) {
 			nettest.RunIn(b.ns, func() {
 				absent := slots[0]
 				absent.Program = 999
-				if s, err := b.plane.Shadow(append(slices.Clone(slots), absent), 0, chain.Pass, copies); err == nil {
+				if s, err := b.plane.Shadow(append(slices.Clone(slots), absent), Ingress{}, chain.Pass, copies); err == nil {
 					t.Errorf("there is a shadow with a program that was not loaded: %v", s.Close())
 				}
 			})

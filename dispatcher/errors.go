@@ -23,6 +23,10 @@ var (
 	ErrGone = errors.New("the link is not attached")
 	// ErrForeign is returned when a link of ours runs a program that is none of our revisions.
 	ErrForeign = errors.New("the link runs a program that is not ours")
+	// ErrLost is returned by Restore when the kernel does not have any more what a pin was of.
+	ErrLost = errors.New("lost with its pin")
+	// ErrFolderLost is returned when the folder for pins is not any more the one that was opened.
+	ErrFolderLost = errors.New("the folder for pins is lost")
 )
 
 // maxLog bounds how much of a verifier log goes into an error: the end, where the reason is.

@@ -50,12 +50,12 @@ func (freplaceLinker) load(o *Object, replace map[string]*ebpf.Map) (*ebpf.Colle
 		prog.Flags &^= fragsFlag // an EXT inherits what matters of it from the dispatcher
 	}
 	extension(spec.Programs[o.function])
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	coll, err := newCollection(spec, replace)
 	if err != nil && len(spec.Programs) > 1 && errors.Is(err, unix.EINVAL) {
 		for _, prog := range spec.Programs {
 			extension(prog)
 		}
-		if old, oldErr := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace}); oldErr == nil {
+		if old, oldErr := newCollection(spec, replace); oldErr == nil {
 			return old, nil
 		}
 	}

@@ -25,17 +25,18 @@ func inlineCreate(link func(clean bool) (*ebpf.ProgramSpec, error)) (prog *ebpf.
 	if linked, err = link(false); err != nil {
 		return nil, nil, err
 	}
-	// A log makes the way to the verifier's limits ten times as long.
-	prog, err = ebpf.NewProgramWithOptions(linked, ebpf.ProgramOptions{LogDisabled: true})
-	if err == nil {
-		return prog, linked, nil
-	}
-	if inlineTooComplex(err) {
+	load := func(o ebpf.ProgramOptions) (*ebpf.Program, error) { return ebpf.NewProgramWithOptions(linked, o) }
+	prog, err = load(ebpf.ProgramOptions{LogDisabled: true})
+	switch {
+	case err == nil:
+	case !inlineTooComplex(err):
+		prog, err = explained(load, err)
+	default:
 		if linked, err = link(true); err != nil {
 			return nil, nil, err
 		}
+		prog, err = verified(load)
 	}
-	prog, err = ebpf.NewProgram(linked)
 	return prog, linked, err
 }
 

@@ -30,7 +30,7 @@ func (inlineLinker) load(o *Object, replace map[string]*ebpf.Map) (*ebpf.Collect
 			prog.Flags &^= fragsFlag
 		}
 	}
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	return newCollection(spec, replace)
 }
 
 func (inlineLinker) frags(members []member) bool {

@@ -41,19 +41,30 @@ func (p *Plane) Live(d Device) (Live, error) {
 	return Live{revision, info.program, info.link, info.ifindex}, err
 }
 
+// Belongs tells whether a program is one of the device's revisions that are pinned.
+func (p *Plane) Belongs(d Device, program uint32) bool {
+	_, err := p.findRevision(d, program)
+	return err == nil
+}
+
 // Revisions are the numbers that have pins on a device, sorted.
 func (p *Plane) Revisions(d Device) ([]uint64, error) {
 	names, err := readDir(p.chainDir(d))
 	var revisions []uint64
 	for _, name := range names {
-		if n, ok := strings.CutPrefix(name, "rev-"); ok {
-			if rev, err := strconv.ParseUint(n, 10, 64); err == nil {
-				revisions = append(revisions, rev)
-			}
+		if rev, ok := parseRevision(name); ok {
+			revisions = append(revisions, rev)
 		}
 	}
 	slices.Sort(revisions)
 	return revisions, err
+}
+
+// parseRevision is the revision of a folder.
+func parseRevision(name string) (uint64, bool) {
+	n, ok := strings.CutPrefix(name, "rev-")
+	rev, err := strconv.ParseUint(n, 10, 64)
+	return rev, ok && err == nil
 }
 
 // Counters reads what a revision counted, summed over the CPUs. An absent revision gives fs.ErrNotExist.
@@ -78,12 +89,15 @@ func (p *Plane) Counters(d Device, revision uint64) (chain.Exits, error) {
 func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
 	revisions, err := p.Revisions(d)
 	errs := []error{err}
+	revisions = append(revisions, p.learnedRevisions(d)...) // somebody may have removed one
+	slices.Sort(revisions)
 	var needless []string
-	for _, rev := range revisions {
+	for _, rev := range slices.Compact(revisions) {
 		dir := p.revisionDir(d, rev)
 		switch {
 		case rev == live:
 		case slices.Contains(counted, rev):
+			p.forget(dir)
 			names, err := readDir(dir)
 			errs = append(errs, err)
 			for _, name := range names {
@@ -98,7 +112,7 @@ func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
 	if len(needless) > 0 {
 		failpoint.Hit(failpoint.UnpinBefore)
 		for _, path := range needless {
-			errs = append(errs, removeTree(path))
+			errs = append(errs, p.remove(path))
 		}
 		failpoint.Hit(failpoint.UnpinAfter)
 	}
@@ -121,7 +135,7 @@ func (p *Plane) Detach(d Device) error {
 		}
 		failpoint.Hit(failpoint.DetachAfter)
 	}
-	return removeTree(p.chainDir(d))
+	return p.remove(p.chainDir(d))
 }
 
 // Quiesce returns when every packet that was inside a program when it was called has left it, on all CPUs.
@@ -176,19 +190,40 @@ func (p *Plane) openLink(d Device) (xdpLink, linkInfo, error) {
 	if err != nil {
 		return nil, linkInfo{}, fmt.Errorf("open link: %w", err)
 	}
-	info, err := pinned.Info()
+	info, err := infoOf(pinned)
+	if err == nil && info.ifindex == 0 {
+		err = ErrGone
+	}
 	if err != nil {
-		return nil, linkInfo{}, errors.Join(fmt.Errorf("look at link: %w", err), pinned.Close())
+		return nil, linkInfo{}, errors.Join(err, pinned.Close())
 	}
-	xdp := info.XDP()
-	if xdp == nil || xdp.Ifindex == 0 {
-		return nil, linkInfo{}, errors.Join(ErrGone, pinned.Close())
-	}
-	return pinned, linkInfo{uint32(info.Program), uint32(info.ID), int(xdp.Ifindex)}, nil
+	return pinned, info, nil
 }
 
-// findRevision finds the pinned revision of a program id.
+func infoOf(l xdpLink) (linkInfo, error) {
+	info, err := l.Info()
+	if err != nil {
+		return linkInfo{}, fmt.Errorf("look at link: %w", err)
+	}
+	xdp := info.XDP()
+	if xdp == nil {
+		return linkInfo{}, errors.New("look at link: it is not an XDP link")
+	}
+	return linkInfo{uint32(info.Program), uint32(info.ID), int(xdp.Ifindex)}, nil
+}
+
+// findRevision finds the revision of a program id: one that is pinned, or was when its pins were learned.
 func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
+	revision, err := p.pinnedRevision(d, program)
+	if errors.Is(err, ErrForeign) {
+		if learned, ok := p.learnedRevision(d, program); ok {
+			return learned, nil
+		}
+	}
+	return revision, err
+}
+
+func (p *Plane) pinnedRevision(d Device, program uint32) (uint64, error) {
 	revisions, err := p.Revisions(d)
 	if err != nil {
 		return 0, err

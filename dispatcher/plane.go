@@ -11,7 +11,9 @@
 //	chains/<netns>-<ifindex>/link             the XDP link of the interface
 //	chains/<netns>-<ifindex>/rev-<n>/dispatcher, counters, slot-<nn>
 //
-// Pins own: between calls the package holds no BPF descriptors but those of a Staged and a Shadow. It imports
+// Pins own: between calls the package holds no BPF descriptors but those of a Staged and a Shadow. What pins there are
+// it only remembers (Learn), to notice that somebody removed one (Damage), and to make it again of an object that is alive
+// (Restore); it does the same for the folder as a whole (Folder, Retake). It imports
 // chain and cilium/ebpf, and nothing else imports cilium/ebpf.
 package dispatcher
 
@@ -28,6 +30,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpd/xdpd/chain"
@@ -44,11 +47,15 @@ const (
 // Plane is the data plane of one daemon: a folder in BPF FS and the linker for new revisions.
 type Plane struct {
 	root   string
-	lock   *os.File
+	own    sync.Mutex // protects lock
+	lock   *os.File   // the folder, with a lock on it
 	linker linker
 	probes []Probe
 	way    sync.Mutex // protects the modes of the folders on the way to programs, and the programs' names in there
 	reason string
+	loads  *semaphore.Weighted // of loadsAtOnce
+
+	inventory inventory
 }
 
 // linker puts programs into the slots of a revision.
@@ -96,7 +103,7 @@ func Open(root, choice string) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
 	}
-	p := &Plane{root: root}
+	p := &Plane{root: root, loads: semaphore.NewWeighted(loadsAtOnce)}
 	if err := p.take(); err != nil {
 		return nil, err
 	}
@@ -130,18 +137,17 @@ func (p *Plane) Linker() (name, reason string) {
 func (p *Plane) Probes() []Probe { return slices.Clone(p.probes) }
 
 // Close lets go of the folder and touches nothing in it.
-func (p *Plane) Close() error { return p.lock.Close() }
+func (p *Plane) Close() error {
+	p.own.Lock()
+	defer p.own.Unlock()
+	return p.lock.Close()
+}
 
 const bpffsMagic = 0xcafe4a11 // BPF_FS_MAGIC, linux/magic.h
 
 func (p *Plane) take() error {
-	parent := filepath.Dir(p.root)
-	var st unix.Statfs_t
-	if err := unix.Statfs(parent, &st); err != nil {
-		return fmt.Errorf("look at %s for the pins of xdpd: %w (mount one: mount -t bpf bpf /sys/fs/bpf)", parent, err)
-	}
-	if uint32(st.Type) != bpffsMagic {
-		return fmt.Errorf("%s is not in a BPF FS (mount one: mount -t bpf bpf /sys/fs/bpf)", p.root)
+	if err := p.inBPFFS(); err != nil {
+		return err
 	}
 	var err error
 	for range 10 { // its owner may remove it before it is locked here
@@ -155,9 +161,17 @@ func (p *Plane) take() error {
 	if err := p.sweepUnfinished(); err != nil {
 		return errors.Join(err, p.Close())
 	}
+	if err := p.frame(); err != nil {
+		return errors.Join(err, p.Close())
+	}
+	return nil
+}
+
+// frame makes the two folders in which all others are.
+func (p *Plane) frame() error {
 	for _, dir := range []string{"programs", "chains"} {
 		if err := mkdir(filepath.Join(p.root, dir)); err != nil {
-			return errors.Join(err, p.Close())
+			return err
 		}
 	}
 	return nil
@@ -256,17 +270,19 @@ func (p *Plane) Devices() ([]Device, error) {
 	}
 	var devices []Device
 	for _, name := range names {
-		var d Device
-		netns, index, _ := strings.Cut(name, "-")
-		if d.Netns, err = strconv.ParseUint(netns, 10, 64); err != nil {
-			continue
+		if d, ok := parseDevice(name); ok {
+			devices = append(devices, d)
 		}
-		if d.Ifindex, err = strconv.Atoi(index); err != nil {
-			continue
-		}
-		devices = append(devices, d)
 	}
 	return devices, nil
+}
+
+// parseDevice is the device of a folder in chains.
+func parseDevice(name string) (d Device, ok bool) {
+	netns, index, _ := strings.Cut(name, "-")
+	n, err := strconv.ParseUint(netns, 10, 64)
+	i, indexErr := strconv.Atoi(index)
+	return Device{n, i}, err == nil && indexErr == nil
 }
 
 func (p *Plane) programDir(id uint64) string {

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/xdpd/xdpd/chain"
 )
@@ -18,6 +19,15 @@ type Probe struct {
 	Name   string
 	Works  bool
 	Reason string // the kernel's, where it does not work
+}
+
+// Supports returns an error unless this kernel can do what choice (a linker or Auto) needs of it. It takes no folder.
+func Supports(choice string) error {
+	// As Open.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("lift the limit on locked memory: %w", err)
+	}
+	return new(Plane).choose(choice)
 }
 
 // choose probes the linkers and takes the one asked for, or the better one that works.

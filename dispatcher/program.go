@@ -3,6 +3,7 @@
 package dispatcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,7 +36,10 @@ type Map struct {
 // A map keeps its contents when it is carried or shared, whatever the object puts into it at first. Neither happens
 // to sections of constants and arrays of programs, which belong to the code; nor is a map carried that is frozen, or
 // a section in which Configure has set a variable.
-func (p *Plane) Load(l Load) (origins []MapOrigin, err error) {
+func (p *Plane) Load(l Load) ([]MapOrigin, error) { return p.LoadContext(context.Background(), l) }
+
+// load is Load of a program whose turn it is.
+func (p *Plane) load(l Load) (origins []MapOrigin, err error) {
 	// It gets its name when it is whole: what a process that died left half done has another one.
 	dir := p.programDir(l.ID) + unfinished
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -71,6 +75,7 @@ func (p *Plane) install(dir string, l Load) error {
 			}
 		}
 	}
+	p.forget(p.programDir(l.ID))
 	if err := os.Rename(dir, p.programDir(l.ID)); err != nil {
 		return errors.Join(fmt.Errorf("name the folder of program %q: %w", l.Name, err), p.closeWay())
 	}
@@ -121,6 +126,7 @@ func (p *Plane) fill(dir string, l Load) ([]MapOrigin, error) {
 func (p *Plane) Unload(id uint64) error {
 	failpoint.Hit(failpoint.UnloadBefore)
 	dir := p.programDir(id)
+	p.forget(dir)
 	return errors.Join(p.uninstall(dir), removeTree(dir+unfinished))
 }
 

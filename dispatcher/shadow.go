@@ -21,6 +21,7 @@ import (
 // descriptors alone, so that it ends with the process. It is not for concurrent use.
 type Shadow struct {
 	slots   []Slot
+	ingress Ingress
 	loaded  *loaded
 	trace   *ebpf.Map
 	longest int        // packet that it takes, in bytes
@@ -28,6 +29,12 @@ type Shadow struct {
 	context *xdpMeta   // that packets come with; nil: the kernel takes none
 	maps    shadowMaps // closed; what it says of them stays
 	notes   []string
+}
+
+// Ingress is the interface that a shadow's packets seem to come from.
+type Ingress struct {
+	Index int                        // 0: the loopback interface
+	In    func(f func() error) error // as in a Plan
 }
 
 // traced is the value of a trace, an array of one: for each slot whether the member there ran, and what it
@@ -47,14 +54,13 @@ const (
 )
 
 // Shadow loads a revision of these slots, like Stage but with counters of its own and a trace. Its programs see
-// packets come from queue 0 of the interface ingress, in the network namespace of the calling thread; from the
-// loopback interface with 0, or with a note where the kernel refuses that one. They work on their own maps, or
-// with copyMaps on copies of what those hold now, as far as there can be copies; what is not copied says
-// LiveMaps.
+// packets come from queue 0 of the interface ingress, or with a note from the loopback interface where the kernel
+// refuses that one. They work on their own maps, or with copyMaps on copies of what those hold now, as far as there
+// can be copies; what is not copied says LiveMaps.
 //
 // It fails with a chain.Error, as Stage does, or TEST_UNSUPPORTED. The caller closes the shadow.
-func (p *Plane) Shadow(slots []Slot, ingress int, final chain.Verdict, copyMaps bool) (_ *Shadow, err error) {
-	s := &Shadow{slots: slots}
+func (p *Plane) Shadow(slots []Slot, ingress Ingress, final chain.Verdict, copyMaps bool) (_ *Shadow, err error) {
+	s := &Shadow{slots: slots, ingress: ingress}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -79,7 +85,7 @@ func (p *Plane) Shadow(slots []Slot, ingress int, final chain.Verdict, copyMaps 
 	if s.maps.mute {
 		s.notes = append(s.notes, "the programs' perf and ring buffers are new ones: nobody reads what goes there")
 	}
-	if err := s.measure(ingress, b.frags); err != nil {
+	if err := s.in(func() error { return s.measure(b.frags) }); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -115,9 +121,17 @@ func (s *Shadow) Close() error {
 	return errors.Join(errs...)
 }
 
+// in calls f where the kernel finds the interface that packets seem to come from.
+func (s *Shadow) in(f func() error) error {
+	if s.ingress.In == nil {
+		return f()
+	}
+	return s.ingress.In(f)
+}
+
 // Run sends a packet, from its Ethernet header on, through the revision. Whatever its verdict, nothing becomes
-// of the packet but what the trace says. The calling thread is in the interface's network namespace, as it was
-// in Shadow. It fails with a chain.Error TEST_UNSUPPORTED where the kernel does not take the packet.
+// of the packet but what the trace says. It fails with a chain.Error TEST_UNSUPPORTED where the kernel does not take
+// the packet, and with the error of Ingress.In.
 func (s *Shadow) Run(packet []byte) (Trace, error) {
 	if len(packet) < shortestPacket {
 		return Trace{}, untestable(fmt.Sprintf("run a packet of %d bytes: the shortest has %d, an Ethernet header", len(packet), shortestPacket), nil)
@@ -128,9 +142,16 @@ func (s *Shadow) Run(packet []byte) (Trace, error) {
 	if err := s.trace.Put(uint32(0), new(traced)); err != nil {
 		return Trace{}, fmt.Errorf("reset trace: %w", err)
 	}
-	code, out, err := testRun(s.loaded.prog, packet, s.context)
+	var code uint32
+	var out []byte
+	err := s.in(func() (err error) {
+		if code, out, err = testRun(s.loaded.prog, packet, s.context); err != nil {
+			return untestable(fmt.Sprintf("run a packet of %d bytes", len(packet)), err)
+		}
+		return nil
+	})
 	if err != nil {
-		return Trace{}, untestable(fmt.Sprintf("run a packet of %d bytes", len(packet)), err)
+		return Trace{}, err
 	}
 	var noted traced
 	if err := s.trace.Lookup(uint32(0), &noted); err != nil {
@@ -151,14 +172,14 @@ func (s *Shadow) Run(packet []byte) (Trace, error) {
 
 // measure finds out what the kernel takes: which context, and how long a packet. Programs without frags only
 // get packets that are in one piece on the wire, while the kernel would give them the first piece of any here.
-func (s *Shadow) measure(ingress int, frags bool) error {
+func (s *Shadow) measure(frags bool) error {
 	prog, err := newMeasure(frags)
 	if err != nil {
 		return err
 	}
 	defer prog.Close()
 	probe := make([]byte, longestPacket)
-	if s.context, err = acceptedContext(prog, probe[:64], ingress); err != nil {
+	if s.context, err = acceptedContext(prog, probe[:64], s.ingress.Index); err != nil {
 		note := "the programs see packets come from the loopback interface"
 		if s.context == nil {
 			note += ", and metadata that they leave before a packet is not part of the trace"

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -26,6 +25,17 @@ type Plan struct {
 	Mode     chain.Mode // used where the device has no link of ours yet
 	Frags    bool       // a revision without slots shall fit interfaces that only take programs with frags
 	Dry      bool       // only to see whether it can be staged: a device without a link of ours gets none
+
+	// Takeover: where the device has a foreign program, replace it. That is the one with the kernel's id Holder, in mode
+	// HolderMode, as netlink says of the device; 0: it has none. Hook attaches a program over netlink in that mode if there
+	// is none, Unhook detaches it if it is this one (XDP_FLAGS_REPLACE); their errors wrap the kernel's.
+	Takeover     bool
+	Holder       uint32
+	HolderMode   chain.Mode
+	Hook, Unhook func(program int) error
+
+	// In runs a function in the network namespace of the device, on a thread that is there; nil: they are in the caller's.
+	In func(f func() error) error
 }
 
 // Slot is a loaded program and what proceeds after it.
@@ -41,15 +51,18 @@ type Slot struct {
 type Staged struct {
 	plane     *Plane
 	device    Device
+	plan      Plan
 	revision  uint64
 	link      xdpLink
 	old, new  *ebpf.Program
-	dry       bool // it cannot be committed
-	fresh     bool // the link was made by this Stage
+	taking    *taking // nil: the plan replaces no foreign program
+	dry       bool    // it cannot be committed
+	fresh     bool    // the link was made by this Stage
 	committed bool
 
-	Actual     chain.Mode // native or generic, where Stage made the link; else empty
+	Actual     chain.Mode // native or generic, where the link is not one that we had; else empty
 	ModeReason string     // why auto became generic
+	Took       *Foreign   // the program that a plan with Takeover replaces; nil: none
 }
 
 // Stage loads a dispatcher, fills its slots and pins all of it. A device without a link of ours gets one, with
@@ -63,7 +76,7 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 	if err := p.makeRevision(d, plan.Revision); err != nil {
 		return nil, err
 	}
-	s := &Staged{plane: p, device: d, revision: plan.Revision, dry: plan.Dry}
+	s := &Staged{plane: p, device: d, plan: plan, revision: plan.Revision, dry: plan.Dry}
 	done := false
 	defer func() {
 		if !done { // an error, or a panic on its way to the server
@@ -78,23 +91,32 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 	if err := failpoint.Err(failpoint.StagePinned); err != nil {
 		return nil, err
 	}
-	err = s.openLink()
-	if errors.Is(err, ErrGone) { // its pin is all that is left of it
-		err = nil
-		if !plan.Dry {
-			err = removeTree(filepath.Join(p.chainDir(d), "link"))
-		}
-	}
-	if err != nil {
+	if err := s.findLink(b.frags); err != nil {
 		return nil, err
-	}
-	if s.link == nil && !plan.Dry {
-		if err := s.createLink(plan.Mode, b.frags); err != nil {
-			return nil, err
-		}
 	}
 	done = true
 	return s, nil
+}
+
+// findLink finds or makes the link that the commit is going to update. A foreign program stays, and with a plan that
+// takes over is what the commit replaces.
+func (s *Staged) findLink(frags bool) error {
+	plan := &s.plan
+	err := s.openLink()
+	if errors.Is(err, ErrGone) { // its pin is all that is left of it
+		err = nil
+		if !plan.Dry {
+			err = s.unpinLink()
+		}
+	}
+	foreign := errors.Is(err, ErrForeign)
+	switch {
+	case plan.Takeover && plan.Holder != 0 && (foreign || err == nil && s.link == nil):
+		return s.take()
+	case err != nil || s.link != nil || plan.Dry:
+		return err
+	}
+	return s.createLink(plan.Mode, frags)
 }
 
 // members are the programs of slots, on their way there.
@@ -113,6 +135,7 @@ func (p *Plane) makeRevision(d Device, revision uint64) error {
 		return err
 	}
 	dir := p.revisionDir(d, revision)
+	p.forget(dir)
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		live, liveErr := p.Live(d)
@@ -147,7 +170,8 @@ func (p *Plane) Resume(d Device, revision uint64) (_ *Staged, err error) {
 	return s, nil
 }
 
-// Commit makes packets go through the revision instead of the one before. It is one syscall.
+// Commit makes packets go through the revision instead of the one before. It is one syscall, but for a foreign program
+// that cannot be swapped.
 func (s *Staged) Commit() error {
 	if s.dry {
 		return fmt.Errorf("commit revision %d: it was staged only to see whether it can be", s.revision)
@@ -155,17 +179,41 @@ func (s *Staged) Commit() error {
 	if err := failpoint.Err(failpoint.CommitBefore); err != nil {
 		return err
 	}
+	if s.taking != nil && s.link == nil {
+		return s.supplant()
+	}
 	// Traffic changes here: a compare-and-swap on the program of the interface's link.
-	if err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.new, Old: s.old, Flags: unix.BPF_F_REPLACE}); err != nil {
-		return swapError(err)
+	err := s.link.UpdateArgs(link.RawLinkUpdateOptions{New: s.new, Old: s.old, Flags: unix.BPF_F_REPLACE})
+	if errors.Is(err, unix.EINVAL) && s.taking != nil && s.taking.unpinned {
+		// Their program has another attach type than ours, which is nowhere to be seen before.
+		s.taking.link, s.link = s.link, nil
+		s.taking.unpinned, s.Took.Swapped = false, false
+		return s.supplant()
+	}
+	if err != nil {
+		return s.swapError(err)
 	}
 	s.committed = true
+	if s.taking != nil && s.taking.unpinned {
+		if err := s.pinLink(); err != nil {
+			return errors.Join(err, s.Revert())
+		}
+	}
 	return nil
 }
 
-// Revert points a committed revision's link back to what was before.
+// Revert points a committed revision's link back to what was before. A foreign program that could not be swapped is
+// attached by netlink.
 func (s *Staged) Revert() error {
 	if !s.committed {
+		return nil
+	}
+	if s.taking != nil && s.taking.detached {
+		// Traffic changes here, back to the foreign program.
+		if err := s.putBack(); err != nil {
+			return err
+		}
+		s.committed = false
 		return nil
 	}
 	// Traffic changes here, back to the old program.
@@ -174,9 +222,12 @@ func (s *Staged) Revert() error {
 		err = s.link.Detach() // it was made for this revision: without it the interface is as it was
 	}
 	if err != nil {
-		return swapError(err)
+		return s.swapError(err)
 	}
 	s.committed = false
+	if s.taking != nil && s.taking.unpinned {
+		return s.unpinLink()
+	}
 	return nil
 }
 
@@ -187,14 +238,14 @@ func (s *Staged) Discard() error {
 	}
 	var errs []error
 	if s.fresh && s.link != nil {
-		errs = append(errs, s.link.Detach(), removeTree(filepath.Join(s.plane.chainDir(s.device), "link")))
+		errs = append(errs, s.link.Detach(), s.unpinLink())
 	}
 	if s.fresh {
-		errs = append(errs, removeTree(s.plane.revisionDir(s.device, 0)))
+		errs = append(errs, s.plane.remove(s.plane.revisionDir(s.device, 0)))
 	}
-	errs = append(errs, s.close(), removeTree(s.plane.revisionDir(s.device, s.revision)))
+	errs = append(errs, s.close(), s.plane.remove(s.plane.revisionDir(s.device, s.revision)))
 	if names, err := readDir(s.plane.chainDir(s.device)); err == nil && len(names) == 0 {
-		errs = append(errs, removeTree(s.plane.chainDir(s.device)))
+		errs = append(errs, s.plane.remove(s.plane.chainDir(s.device)))
 	}
 	return errors.Join(errs...)
 }
@@ -206,6 +257,10 @@ func (s *Staged) close() error {
 	var errs []error
 	if s.link != nil {
 		errs = append(errs, s.link.Close())
+	}
+	if s.taking != nil && s.taking.link != nil {
+		errs = append(errs, s.taking.link.Close())
+		s.taking.link = nil
 	}
 	errs = append(errs, s.new.Close(), s.old.Close()) // nil programs close well
 	s.link, s.new, s.old = nil, nil, nil
@@ -240,10 +295,12 @@ type loaded struct {
 	slots []link.Link // what holds the members in their slots, if the linker needs such
 }
 
+func slotPin(slot int) string { return fmt.Sprintf("slot-%02d", slot) }
+
 // pin pins the dispatcher and its slots in folder dir.
 func (l *loaded) pin(dir string) error {
 	for i, held := range l.slots {
-		if err := held.Pin(filepath.Join(dir, fmt.Sprintf("slot-%02d", i))); err != nil {
+		if err := held.Pin(filepath.Join(dir, slotPin(i))); err != nil {
 			return fmt.Errorf("slot %d: %w", i, err)
 		}
 	}
@@ -274,6 +331,9 @@ func (s *Staged) openLink() error {
 		return err
 	}
 	s.old, err = openDispatcher(s.plane.revisionDir(s.device, revision))
+	if errors.Is(err, fs.ErrNotExist) { // somebody removed its pin
+		s.old, err = programByID(info.program)
+	}
 	return err
 }
 
@@ -285,7 +345,7 @@ func (s *Staged) createLink(mode chain.Mode, frags bool) error {
 	}
 	s.fresh = true
 	dir := s.plane.revisionDir(s.device, 0)
-	if err := errors.Join(removeTree(dir), mkdir(dir)); err != nil {
+	if err := errors.Join(s.plane.remove(dir), mkdir(dir)); err != nil {
 		return err
 	}
 	var err error
@@ -304,67 +364,13 @@ func (s *Staged) createLink(mode chain.Mode, frags bool) error {
 	if err := failpoint.Err(failpoint.StageAttached); err != nil {
 		return err
 	}
-	if err := s.link.Pin(filepath.Join(s.plane.chainDir(s.device), "link")); err != nil {
-		return fmt.Errorf("pin link: %w", err)
-	}
-	return nil
+	return s.pinLink()
 }
 
-// attach puts the transparent program on the interface, natively unless generic is asked for, and with auto
-// generically where the driver refuses.
-func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
-	try := func(flags link.XDPAttachFlags) (xdpLink, error) {
-		return asXDP(link.AttachXDP(link.XDPOptions{Program: s.old, Interface: s.device.Ifindex, Flags: flags}))
-	}
-	if mode != chain.Generic {
-		held, err := try(link.XDPDriverMode)
-		if err == nil {
-			s.Actual = chain.Native
-			return held, nil
-		}
-		err = s.explainGone(err)
-		if mode == chain.Native || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
-			return nil, attachError(chain.Native, err)
-		}
-		s.ModeReason = "the driver refuses native mode: " + err.Error()
-	}
-	held, err := try(link.XDPGenericMode)
-	if err != nil {
-		return nil, attachError(chain.Generic, s.explainGone(err))
-	}
-	s.Actual = chain.Generic
-	return held, nil
-}
-
-// explainGone is ENODEV where the kernel says EINVAL because there is no such interface.
-func (s *Staged) explainGone(err error) error {
-	if !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	if _, gone := net.InterfaceByIndex(s.device.Ifindex); gone != nil {
-		return fmt.Errorf("%w: %v", unix.ENODEV, gone)
-	}
-	return err
-}
-
-func attachError(mode chain.Mode, err error) error {
-	facts := chain.Facts{"mode": string(mode), "error": err.Error()}
+func (s *Staged) swapError(err error) error {
 	switch {
-	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%w: %v", ErrBusy, err)
-	case errors.Is(err, unix.ENODEV):
-		return chain.Errorf(chain.InterfaceNotFound, nil, "attach to the interface: %w", err)
-	case errors.Is(err, unix.EPERM):
-		return refused(chain.Kernel, nil, "attach to the interface", err)
-	case errors.Is(err, unix.ERANGE):
-		return chain.Errorf(chain.ModeUnsupported, facts,
-			"attach in %s mode: %w (its MTU is too large for a program without frags: lower the MTU, or build every member with SEC(\"xdp.frags\"), or take generic mode)", mode, err)
-	}
-	return chain.Errorf(chain.ModeUnsupported, facts, "attach in %s mode: %w (the driver refuses it; try mode auto or generic)", mode, err)
-}
-
-func swapError(err error) error {
-	switch {
+	case s.taking != nil && (errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.EPERM)):
+		return s.untaken("somebody else changed the program of the interface at the same time (try again): %w", err)
 	case errors.Is(err, unix.ENOLINK):
 		return fmt.Errorf("%w: %v", ErrGone, err)
 	case errors.Is(err, unix.EPERM):

@@ -14,13 +14,14 @@ import (
 	"github.com/xdpd/xdpd/store"
 )
 
-// Lifetime says what ends a program besides its removal. "lease" is reserved.
+// Lifetime says what ends a program besides its removal.
 type Lifetime string
 
 // The lifetimes.
 const (
 	Daemon     Lifetime = "daemon"     // until the daemon is stopped or the host reboots
 	Persistent Lifetime = "persistent" // back at the next start
+	Leased     Lifetime = "lease"      // until its client's lease ends, or the daemon is stopped or the host reboots
 )
 
 // Position is a place relative to other members; at most one field is set, none: by priority alone.
@@ -42,20 +43,23 @@ type Outcome struct {
 	Diff    []string // for people
 	Pending *Pending // nil: it does not wait to be confirmed
 	Maps    []MapOrigin
-	Chains  []Chain // those that were named, and those that changed, sorted by interface
+	Took    []Takeover // foreign programs that it replaced
+	Chains  []Chain    // those that were named, and those that changed, sorted by interface
 }
 
 // AddRequest asks for a program on interfaces. All names are as the client gave them.
 type AddRequest struct {
 	Name       string // empty: the function's name
 	Object     Object
-	Function   string // empty: the only XDP program of the object
-	Interfaces []string
-	Priority   *int32 // nil: the default, or what the position needs
+	Function   string   // empty: the only XDP program of the object
+	Interfaces []string // as of chain.ParseInterface; also patterns, for interfaces that match now or later
+	Priority   *int32   // nil: the default, or what the position needs
 	Position   Position
 	ProceedOn  *chain.ProceedOn // nil: {PASS}
 	Mode       chain.Mode       // empty: auto for a new chain, else whatever it has
 	Lifetime   Lifetime         // empty: daemon
+	Lease      string           // with lifetime Leased: the token of the lease
+	Takeover   bool             // replace a foreign program
 	Settings   chain.Settings
 	Options    Options
 }
@@ -187,6 +191,8 @@ type Program struct {
 	Added      time.Time
 	OwnerUID   uint32
 	Settings   chain.Settings
+	Lease      uint64 // 0: none
+	Patterns   []store.Pattern
 }
 
 // Map is a map of a program.
@@ -217,6 +223,45 @@ type Chain struct {
 	Packets    uint64   // that went through the chain
 	End        uint64   // that got the final verdict
 	Pending    *Pending // a change of it that waits to be confirmed
+	State      State
+	Problem    string // what is wrong
+	Former     string // what the interface was called before, since the host was booted
+}
+
+// State says whether a chain runs.
+type State int
+
+// The states.
+const (
+	Unknown   State = iota // the chain was not made, or is gone
+	Running                // packets go through it
+	Waiting                // there is no such interface
+	Displaced              // a foreign program has its place
+	Broken                 // something is to be repaired
+)
+
+// Takeover is a foreign program that a change replaced.
+type Takeover struct {
+	Interface string
+	Foreign   Foreign
+	Swapped   bool // by one swap; else the interface had no program for a moment
+}
+
+// Foreign is an XDP program that xdpd did not put where it is.
+type Foreign struct {
+	ID   uint32
+	Name string // empty: not known
+	Mode chain.Mode
+}
+
+// LeaseView is what there is to know of a lease.
+type LeaseView struct {
+	ID       uint64
+	Held     bool
+	Holder   Caller
+	Grace    time.Duration
+	Left     time.Duration // where it is not held
+	Programs []string      // sorted
 }
 
 // Member is a chain's member with its slot and counts.
@@ -236,6 +281,7 @@ type Status struct {
 	Programs     int
 	Chains       int
 	Problems     []string
+	Leases       []LeaseView // sorted by number
 }
 
 // What the other packages say of these is passed on as it is.

@@ -33,8 +33,12 @@ type change struct {
 	origins map[string][]dispatcher.MapOrigin // of the maps of what was loaded, by program
 	undoes  *store.Pending                    // the change that it takes back
 	expired bool                              // undoes was not confirmed in time
+	ends    *store.Lease                      // the lease that ends with it
 	what    string                            // in a few words
 	options Options
+
+	takeover bool       // foreign programs are replaced
+	took     []Takeover // those that were
 
 	steps   []*step
 	saved   bool           // the intent is in the store
@@ -58,8 +62,11 @@ type step struct {
 
 // changes tells whether a change, when it is planned, is more than nothing.
 func (ch *change) changes() bool {
-	return len(ch.steps) > 0 || len(ch.put) > 0 || ch.undoes != nil
+	return len(ch.steps) > 0 || len(ch.put) > 0 || len(ch.remove) > 0 || ch.insists()
 }
+
+// insists tells whether a change waits for no interface: one that cannot have its chain now gets it later.
+func (ch *change) insists() bool { return ch.undoes != nil || ch.ends != nil }
 
 // version is the record of a program that a change puts.
 func (ch *change) version(name string) (store.Program, bool) {
@@ -98,7 +105,12 @@ func (c *Controller) apply(ctx context.Context, ch *change) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := c.stage(ch, s); err != nil {
+		err := c.stage(ch, s)
+		if ch.insists() && !s.gone && errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) {
+			s.gone = true // the chain waits for its place; the others do not wait for it
+			err = c.stage(ch, s)
+		}
+		if err != nil {
 			return about(err, s.iface)
 		}
 	}
@@ -113,8 +125,8 @@ func (c *Controller) apply(ctx context.Context, ch *change) error {
 	if err != nil {
 		return err
 	}
-	if err := c.store.Save(saving); err != nil {
-		return storeError(err)
+	if err := c.save(ctx, saving); err != nil {
+		return err
 	}
 	ch.saved, settled = true, false
 	if ch.pending != nil {
@@ -156,9 +168,9 @@ func (c *Controller) plan(ch *change) error {
 		// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and one
 		// whose interface went meanwhile, or is another chain's, waits for it.
 		switch {
-		case errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) && (ch.undoes != nil || ch.relink):
+		case errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) && (ch.insists() || ch.relink):
 			s.device, s.gone, err = c.deviceOf(s.before), !s.known, nil
-		case errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) && (ch.undoes != nil || len(next.Members) == 0):
+		case errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) && (ch.insists() || len(next.Members) == 0):
 			s.device, s.gone, err = c.deviceOf(s.before), true, nil
 		}
 		if err != nil {
@@ -200,80 +212,8 @@ func (c *Controller) lacking(rec store.Chain) bool {
 	if err != nil {
 		return false
 	}
-	live, err := c.plane.Live(dispatcher.Device{Netns: c.netns, Ifindex: nic.Index})
-	return err != nil || live.Revision != rec.Revision
-}
-
-// stage makes the next revision of one interface and the record of it.
-func (c *Controller) stage(ch *change, s *step) error {
-	last, err := c.store.LastRevision(s.iface)
-	if err != nil {
-		return storeError(err)
-	}
-	s.after = s.before
-	s.after.Interface, s.after.Ifindex = s.iface, s.device.Ifindex
-	s.after.Chain = ch.next[s.iface]
-	s.after.Revision = last + 1
-	if s.gone {
-		err := c.settle(&s.after)
-		s.after.Revisions = nil
-		return err
-	}
-	plan := dispatcher.Plan{Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode, Dry: ch.options.DryRun}
-	if plan.Frags, err = c.anyFrags(s.before.Chain); err != nil {
-		return err
-	}
-	live := store.Revision{Number: last + 1}
-	if plan.Slots, err = c.slots(ch, s.after.Chain); err != nil {
-		return err
-	}
-	for _, slot := range plan.Slots {
-		live.Slots = append(live.Slots, store.Slot{Program: slot.Name, ProgramID: slot.Program})
-	}
-	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
-		return c.explainBusy(err, s.device.Ifindex)
-	}
-	if ch.options.DryRun {
-		if err := c.vacant(s); err != nil {
-			return err
-		}
-	}
-	if s.staged.Actual != "" {
-		s.after.Actual, s.after.ModeReason = s.staged.Actual, s.staged.ModeReason
-	}
-	s.after.Linker, _ = c.plane.Linker()
-	return c.fold(s, live)
-}
-
-// slots are the members of a chain that run, with the versions of their programs that the change makes.
-func (c *Controller) slots(ch *change, of chain.Chain) ([]dispatcher.Slot, error) {
-	var slots []dispatcher.Slot
-	for _, m := range of.Enabled() {
-		p, err := c.findProgram(ch, m.Program)
-		if err != nil {
-			return nil, err
-		}
-		o, err := c.object(p)
-		if err != nil {
-			return nil, err
-		}
-		slots = append(slots, dispatcher.Slot{Program: p.ID, Name: p.Name, Object: o, ProceedOn: m.ProceedOn})
-	}
-	return slots, nil
-}
-
-// vacant fails where a dry run would put the first program on an interface that has a foreign one.
-func (c *Controller) vacant(s *step) error {
-	if s.known && s.device == c.deviceOf(s.before) {
-		if _, err := c.plane.Live(s.device); !errors.Is(err, dispatcher.ErrGone) {
-			return nil
-		}
-	}
-	_, attached, err := netif.XDP(s.device.Ifindex)
-	if err != nil || !attached {
-		return err
-	}
-	return c.explainBusy(dispatcher.ErrBusy, s.device.Ifindex)
+	live, err := c.plane.Live(c.deviceOf(rec))
+	return err != nil || live.Revision != rec.Revision || live.KernelID != nic.XDP.ID
 }
 
 // intent is the change as the store shall have it.
@@ -299,6 +239,9 @@ func (c *Controller) intent(ch *change) (store.Change, error) {
 	}
 	if ch.undoes != nil {
 		out.DeletePending = []uint64{ch.undoes.ID}
+	}
+	if ch.ends != nil {
+		out.DeleteLeases = []uint64{ch.ends.ID}
 	}
 	if ch.options.ConfirmWithin > 0 {
 		var err error
@@ -333,7 +276,7 @@ func (c *Controller) commit(steps []*step) error {
 			continue
 		}
 		if err := s.staged.Commit(); err != nil {
-			err = about(c.explainBusy(err, s.device.Ifindex), s.iface)
+			err = about(c.explainBusy(err, s.iface, s.device.Ifindex), s.iface)
 			for _, done := range slices.Backward(steps[:i]) {
 				if done.staged == nil {
 					continue
@@ -369,15 +312,14 @@ func (c *Controller) putBack(ch *change, saved store.Change) error {
 	if ch.undoes != nil {
 		back.PutPending = []store.Pending{*ch.undoes}
 	}
-	if err := c.store.Save(back); err != nil {
+	if ch.ends != nil {
+		back.PutLeases = []store.Lease{*ch.ends}
+	}
+	if err := c.save(context.Background(), back); err != nil {
 		return fmt.Errorf("put the store back: %w (restart the daemon: it then makes the kernel as the store says)", err)
 	}
 	ch.saved = false
 	return nil
-}
-
-func (c *Controller) deviceOf(rec store.Chain) dispatcher.Device {
-	return dispatcher.Device{Netns: c.netns, Ifindex: rec.Ifindex}
 }
 
 // findProgram looks a program up among those that a change puts, then in the store.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +31,8 @@ type Config struct {
 	BPFFS    string // the folder for pins, in a BPF FS
 	Linker   string // dispatcher.Auto, Freplace or Inline
 	History  int    // how many earlier chains of an interface are kept
+
+	LeaseRenewal time.Duration // how long clients have to hold their leases again after a start
 }
 
 // Controller makes all changes of one daemon. Its methods may be called from several goroutines.
@@ -43,16 +47,25 @@ type Controller struct {
 	arming sync.Mutex      // held while alarm is set
 	alarm  *boottime.Timer // set to the first moment at which a change is to be undone
 
+	nudge      chan struct{} // tend looks soon
+	generation atomic.Uint64 // of chains and programs in the store
+	decoded    atomic.Pointer[records]
+
 	programs   locks // one for each program name; taken before those of interfaces
 	interfaces locks // one for each interface name
 	devices    locks // one for each index of an interface; taken after those of names, which may move to another
 
 	changes sync.RWMutex // held for reading by each change, for writing by Stop
 	stopped bool         // protected by changes
+	tenures *tenures     // who holds which lease
 
 	mu       sync.Mutex                    // protects those below
 	objects  map[uint64]*dispatcher.Object // parsed and configured, by program id
 	problems map[string]string             // what is wrong, by interface
+	failures map[string]string             // why repairs failed last, by interface
+	running  map[string]runs               // what interfaces were seen to run, as they should
+	learned  map[uint64]bool               // programs whose pins are known, by id
+	foreign  map[string]uint32             // foreign programs in the places of chains, by interface
 	retries  map[uint64]retry              // pending changes that could not be undone in time
 }
 
@@ -83,7 +96,9 @@ func Open(cfg Config, log *slog.Logger) (_ *Controller, err error) {
 	return &Controller{
 		store: st, plane: plane, netns: netns, history: cfg.History, log: log,
 		events: feed.New[Event](keptEvents), alarm: alarm,
+		nudge: make(chan struct{}, 1), tenures: newTenures(cfg.LeaseRenewal),
 		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{}, retries: map[uint64]retry{},
+		failures: map[string]string{}, running: map[string]runs{}, learned: map[uint64]bool{}, foreign: map[string]uint32{},
 	}, nil
 }
 
@@ -185,6 +200,7 @@ func (c *Controller) remember(id uint64, o *dispatcher.Object) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if o == nil {
+		delete(c.learned, id)
 		delete(c.objects, id)
 	} else {
 		c.objects[id] = o
@@ -215,25 +231,6 @@ func (c *Controller) problem(iface string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.problems[iface]
-}
-
-// anyFrags tells whether a member of a chain can work on packets of more than one buffer: the interface may then
-// take no program that cannot, not even one without members.
-func (c *Controller) anyFrags(of chain.Chain) (bool, error) {
-	for _, m := range of.Members {
-		p, err := c.program(m.Program)
-		if err != nil {
-			return false, err
-		}
-		o, err := c.object(p)
-		if err != nil {
-			return false, err
-		}
-		if o.Frags() {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // bootID is the kernel's name for the time since it was booted.

@@ -21,8 +21,10 @@ func (c *Controller) fold(s *step, next store.Revision) error {
 	s.after.Revisions = []store.Revision{next}
 	done := s.counts
 	if n := len(done); n > 0 && c.deviceOf(s.before) == s.device {
-		s.after.Revisions = []store.Revision{disown(done[n-1], s.after.Chain), next}
-		done = done[:n-1]
+		if _, err := c.plane.Counters(s.device, done[n-1].Number); !errors.Is(err, fs.ErrNotExist) {
+			s.after.Revisions = []store.Revision{disown(done[n-1], s.after.Chain), next}
+			done = done[:n-1]
+		}
 	}
 	if len(done) == 0 {
 		return nil

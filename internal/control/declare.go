@@ -57,8 +57,15 @@ func (c *Controller) declareProgram(g *goal, spec ProgramSpec, r SetRequest, par
 	if !exists {
 		next = store.Program{Name: spec.Name, Lifetime: string(Daemon), Added: time.Now().UTC(), OwnerUID: r.Options.Caller.UID}
 	}
+	if spec.Lifetime == Leased && next.Lease == 0 {
+		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lifetime", "program": spec.Name},
+			"program %q is of no lease, and cannot get one here: add it with its lease (xdpctl add --lifetime lease), or give it another lifetime", spec.Name)
+	}
 	if spec.Lifetime != "" {
 		next.Lifetime = string(spec.Lifetime)
+	}
+	if next.Lifetime != string(Leased) {
+		next.Lease = 0
 	}
 	if spec.Settings != nil {
 		next.Settings = *spec.Settings
@@ -142,12 +149,16 @@ func (c *Controller) declareChain(g *goal, spec ChainSpec) error {
 
 // allPlaced fails where a program is described that has no place in the end.
 func (c *Controller) allPlaced(g goal, programs []ProgramSpec) error {
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return storeError(err)
+		return err
 	}
 	for _, spec := range programs {
-		placed := slices.ContainsFunc(chains, func(rec store.Chain) bool {
+		p, _, err := c.store.Program(spec.Name)
+		if err != nil {
+			return storeError(err)
+		}
+		placed := len(p.Patterns) > 0 || slices.ContainsFunc(chains, func(rec store.Chain) bool {
 			_, changes := g.chains[rec.Interface]
 			return !changes && rec.Chain.Index(spec.Name) >= 0
 		})

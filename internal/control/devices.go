@@ -3,21 +3,24 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 
+	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
 	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/store"
 )
 
 // planLocked plans a change with the locks of all devices that it touches, which stay held: a name can go to another
 // interface at any moment, and an index to another name.
 func (c *Controller) planLocked(ctx context.Context, ch *change) (unlock func(), err error) {
 	for {
-		unlock, indexes, err := c.lockDevices(ctx, slices.Collect(maps.Keys(ch.next))...)
+		unlock, devices, err := c.lockDevices(ctx, slices.Collect(maps.Keys(ch.next))...)
 		if err != nil {
 			return nil, err
 		}
@@ -29,7 +32,7 @@ func (c *Controller) planLocked(ctx context.Context, ch *change) (unlock func(),
 			unlock()
 			return nil, err
 		}
-		if !slices.ContainsFunc(ch.steps, func(s *step) bool { return !slices.Contains(indexes, s.device.Ifindex) }) {
+		if !slices.ContainsFunc(ch.steps, func(s *step) bool { return s.device.Ifindex != 0 && !slices.Contains(devices, s.device) }) {
 			return unlock, nil
 		}
 		unlock() // one got its name meanwhile
@@ -51,24 +54,22 @@ func (c *Controller) lockInterface(ctx context.Context, iface string) (unlock fu
 }
 
 // lockDevices takes the locks of the devices that interfaces are, and of those that their chains are on, and returns
-// their indexes. The interfaces are locked.
-func (c *Controller) lockDevices(ctx context.Context, interfaces ...string) (unlock func(), indexes []int, err error) {
+// them. The interfaces are locked.
+func (c *Controller) lockDevices(ctx context.Context, interfaces ...string) (unlock func(), devices []dispatcher.Device, err error) {
 	for {
-		if indexes, err = c.indexes(interfaces); err != nil {
+		if devices, err = c.devicesOf(interfaces); err != nil {
 			return nil, nil, err
 		}
 		var names []string
-		for _, index := range indexes {
-			if index != 0 {
-				names = append(names, strconv.Itoa(index))
-			}
+		for _, d := range devices {
+			names = append(names, fmt.Sprintf("%d-%d", d.Netns, d.Ifindex))
 		}
 		if unlock, err = c.devices.acquire(ctx, names...); err != nil {
 			return nil, nil, err
 		}
-		now, err := c.indexes(interfaces)
-		if err == nil && slices.Equal(now, indexes) {
-			return unlock, indexes, nil
+		now, err := c.devicesOf(interfaces)
+		if err == nil && slices.Equal(now, devices) {
+			return unlock, devices, nil
 		}
 		unlock()
 		if err != nil {
@@ -77,44 +78,77 @@ func (c *Controller) lockDevices(ctx context.Context, interfaces ...string) (unl
 	}
 }
 
-// indexes are those of interfaces, as they are and as their chains have them, sorted. 0, which is no device, is one.
-func (c *Controller) indexes(interfaces []string) ([]int, error) {
-	indexes := []int{0}
+// devicesOf are those that interfaces are, and those that their chains have, sorted.
+func (c *Controller) devicesOf(interfaces []string) ([]dispatcher.Device, error) {
+	var devices []dispatcher.Device
 	for _, iface := range interfaces {
 		rec, _, err := c.store.Chain(iface)
 		if err != nil {
 			return nil, storeError(err)
 		}
-		indexes = append(indexes, rec.Ifindex)
+		if rec.Ifindex != 0 {
+			devices = append(devices, c.deviceOf(rec))
+		}
 		if nic, err := netif.ByName(iface); err == nil { // else locate tells
-			indexes = append(indexes, nic.Index)
+			devices = append(devices, device(nic))
 		}
 	}
-	slices.Sort(indexes)
-	return slices.Compact(indexes), nil
+	slices.SortFunc(devices, func(a, b dispatcher.Device) int {
+		return cmp.Or(cmp.Compare(a.Netns, b.Netns), cmp.Compare(a.Ifindex, b.Ifindex))
+	})
+	return slices.Compact(devices), nil
+}
+
+// device is an interface as BPF sees it.
+func device(nic netif.Interface) dispatcher.Device {
+	return dispatcher.Device{Netns: nic.Netns, Ifindex: nic.Index}
+}
+
+// deviceOf is the device that a chain's link was made on, which names its pins. Where there is none its index is 0.
+func (c *Controller) deviceOf(rec store.Chain) dispatcher.Device {
+	return dispatcher.Device{Netns: cmp.Or(rec.Netns, c.netns), Ifindex: rec.Ifindex}
+}
+
+// putOn notes in a chain's record the device that its link is made on.
+func (c *Controller) putOn(rec *store.Chain, d dispatcher.Device) {
+	if d != c.deviceOf(*rec) {
+		rec.Netns, rec.Ifindex = d.Netns, d.Ifindex
+		if d.Netns == c.netns {
+			rec.Netns = 0
+		}
+	}
+}
+
+// inside returns what runs functions in the network namespace of an interface.
+func inside(iface string) func(func() error) error {
+	netns, _, err := chain.ParseInterface(iface)
+	if err != nil || netns == "" {
+		return nil
+	}
+	return func(f func() error) error { return netif.Do(netns, f) }
 }
 
 // evict lets other chains go from devices that interfaces are now, where nothing of those chains runs any more: their
 // interfaces are gone, and these got their indexes. The interfaces and the devices are locked; a chain that is just being
 // changed by somebody else is left alone.
 func (c *Controller) evict(interfaces ...string) error {
-	chains, err := c.store.Chains()
-	if err != nil {
-		return storeError(err)
-	}
 	for _, iface := range interfaces {
 		nic, err := netif.ByName(iface)
 		if err != nil {
 			continue // locate tells
 		}
-		for _, other := range chains {
-			if other.Interface == iface || other.Ifindex != nic.Index {
+		others, err := c.onDevice(device(nic))
+		if err != nil {
+			return err
+		}
+		for _, other := range others {
+			if other == iface {
 				continue
 			}
-			if _, err := c.plane.Live(c.deviceOf(other)); !errors.Is(err, dispatcher.ErrGone) {
+			if _, err := c.plane.Live(device(nic)); !errors.Is(err, dispatcher.ErrGone) {
 				continue
 			}
-			if err := c.evictChain(other.Interface, nic.Index, slices.Contains(interfaces, other.Interface)); err != nil {
+			if err := c.evictChain(other, device(nic), slices.Contains(interfaces, other)); err != nil {
 				return err
 			}
 		}
@@ -122,7 +156,7 @@ func (c *Controller) evict(interfaces ...string) error {
 	return nil
 }
 
-func (c *Controller) evictChain(iface string, index int, locked bool) error {
+func (c *Controller) evictChain(iface string, d dispatcher.Device, locked bool) error {
 	if !locked {
 		unlock, ok := c.interfaces.try(iface)
 		if !ok {
@@ -134,7 +168,7 @@ func (c *Controller) evictChain(iface string, index int, locked bool) error {
 	if err != nil {
 		return storeError(err)
 	}
-	if !known || rec.Ifindex != index {
+	if !known || rec.Ifindex == 0 || c.deviceOf(rec) != d {
 		return nil
 	}
 	return c.letGo(rec)

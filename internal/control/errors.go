@@ -11,8 +11,8 @@ import (
 	"github.com/xdpd/xdpd/internal/netif"
 )
 
-// explainBusy says who holds an interface.
-func (c *Controller) explainBusy(err error, ifindex int) error {
+// explainBusy says who holds an interface, which has that index.
+func (c *Controller) explainBusy(err error, iface string, ifindex int) error {
 	if errors.Is(err, dispatcher.ErrGone) {
 		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
 			"%w: the interface went, or somebody detached its link, in the middle of the change (try again)", err)
@@ -20,7 +20,8 @@ func (c *Controller) explainBusy(err error, ifindex int) error {
 	if !errors.Is(err, dispatcher.ErrBusy) && !errors.Is(err, dispatcher.ErrForeign) {
 		return err
 	}
-	state, attached, xerr := netif.XDP(ifindex)
+	netns, _, _ := chain.ParseInterface(iface) // of a chain: it is one
+	state, attached, xerr := netif.XDP(netns, ifindex)
 	if xerr != nil {
 		return chain.Errorf(chain.InterfaceBusy, nil, "%w (who it is cannot be found out: %v)", err, xerr)
 	}
@@ -33,7 +34,7 @@ func (c *Controller) explainBusy(err error, ifindex int) error {
 	}
 	return chain.Errorf(chain.InterfaceBusy, chain.Facts{
 		"holder_id": fmt.Sprint(state.ID), "holder_name": name, "holder_mode": string(state.Mode),
-	}, "%w: program %d (%s) in %s mode holds the interface; xdpd does not touch it (detach it with the tool that attached it)",
+	}, "%w: program %d (%s) in %s mode holds the interface; xdpd does not touch it (detach it with the tool that attached it, or add with takeover)",
 		err, state.ID, name, state.Mode)
 }
 

@@ -19,18 +19,21 @@ type EventKind int
 
 // The kinds of events.
 const (
-	MemberAdded     EventKind = iota + 1 // Member
-	MemberRemoved                        // Member, as it was
-	MemberChanged                        // Member
-	ProgramReplaced                      // SHA256, PreviousSHA256
-	ChainSwapped                         // Revision, Previous
-	ConfirmPending                       // Pending
-	Confirmed                            // Pending
-	Reverted                             // Pending, Expired
-	Degraded                             // Subject, Text
-	Recovered                            // Subject, Text
-	InterfaceUp                          // Ifindex
-	InterfaceGone                        // Ifindex
+	MemberAdded      EventKind = iota + 1 // Member
+	MemberRemoved                         // Member, as it was
+	MemberChanged                         // Member
+	ProgramReplaced                       // SHA256, PreviousSHA256
+	ChainSwapped                          // Revision, Previous
+	ConfirmPending                        // Pending
+	Confirmed                             // Pending
+	Reverted                              // Pending, Expired
+	Degraded                              // Subject, Text
+	Recovered                             // Subject, Text
+	InterfaceUp                           // Ifindex
+	InterfaceGone                         // Ifindex
+	InterfaceRenamed                      // Former
+	ForeignSeen                           // Foreign
+	LeaseEnded                            // Lease, Text
 )
 
 // Event is something that happened.
@@ -51,6 +54,9 @@ type Event struct {
 	Subject        string // what a problem is about
 	Text           string
 	Ifindex        int
+	Former         string // name of the interface
+	Foreign        Foreign
+	Lease          LeaseView
 }
 
 // Watch returns a reader of the events that follow the one with that token; empty: of those from now on.
@@ -68,6 +74,14 @@ func (c *Controller) describe(ch *change) {
 		if !sameVersion(old, p) || p.Lifetime != old.Lifetime || p.ID != old.ID {
 			ch.diff = append(ch.diff, "program "+difference(old, p))
 		}
+		ch.diff = append(ch.diff, patternLines(p.Name, old.Patterns, p.Patterns)...)
+	}
+	for _, name := range ch.added {
+		p, _ := ch.version(name)
+		ch.diff = append(ch.diff, patternLines(name, nil, p.Patterns)...)
+	}
+	for _, p := range ch.remove {
+		ch.diff = append(ch.diff, patternLines(p.Name, p.Patterns, nil)...)
 	}
 	for _, s := range ch.steps {
 		s.diff = chain.DiffLines(s.before.Chain, s.after.Chain)
@@ -117,6 +131,9 @@ func (c *Controller) announce(ch *change) {
 		interfaces = append(interfaces, s.iface)
 	}
 	c.log.Info("change made", "what", ch.what, "interfaces", interfaces, "uid", caller.UID, "pid", caller.PID, "comment", ch.options.Comment)
+	for _, t := range ch.took {
+		c.log.Warn("took over from a foreign program", "interface", t.Interface, "id", t.Foreign.ID, "name", t.Foreign.Name, "swapped", t.Swapped)
+	}
 	for _, old := range ch.old {
 		if p, _ := ch.version(old.Name); p.ID != old.ID {
 			c.publish(Event{Kind: ProgramReplaced, Program: p.Name, SHA256: p.Object, PreviousSHA256: old.Object, Caller: &caller})

@@ -94,6 +94,7 @@ func (c *Controller) forgetRetries(id uint64) {
 	c.mu.Lock()
 	delete(c.retries, id)
 	c.mu.Unlock()
+	c.tenures.retry() // the end of a lease may have waited for it
 	c.setProblem(changeSubject(id), "")
 }
 

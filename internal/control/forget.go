@@ -11,7 +11,7 @@ import (
 )
 
 // forget makes the store hold what shall be back at the next start: persistent programs and their places, as they
-// were before changes that nobody confirmed. why is the cause, for the history; settle, if not nil, adds to a
+// were before changes that nobody confirmed. No lease is left. why is the cause, for the history; settle, if not nil, adds to a
 // chain's totals what is only counted in the kernel.
 func forget(st *store.Store, why string, settle func(*store.Chain) error) error {
 	i, err := readIntent(st)
@@ -36,6 +36,13 @@ func forget(st *store.Store, why string, settle func(*store.Chain) error) error 
 	}
 	if err := i.keepPersistent(); err != nil {
 		return err
+	}
+	leases, err := st.Leases()
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		i.change.DeleteLeases = append(i.change.DeleteLeases, l.ID)
 	}
 	return errors.Join(append(errs, st.Save(i.change))...)
 }
@@ -118,7 +125,7 @@ func (i *intent) keepPersistent() error {
 	}
 	var gone []string
 	for name, p := range i.programs {
-		if p.Lifetime == string(Persistent) && placed[name] {
+		if p.Lifetime == string(Persistent) && (placed[name] || len(p.Patterns) > 0) {
 			continue
 		}
 		gone = append(gone, name)
@@ -126,7 +133,7 @@ func (i *intent) keepPersistent() error {
 	}
 	i.change.DeletePrograms = append(i.change.DeletePrograms, gone...)
 	for _, rec := range i.chains {
-		rec.Revisions, rec.Ifindex = nil, 0
+		rec.Revisions, rec.Netns, rec.Ifindex, rec.Former = nil, 0, 0, ""
 		// No revision has this number: should the stop be cut short, the next start does not take what still
 		// runs, with all members, for what is meant.
 		rec.Revision++

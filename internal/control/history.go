@@ -99,9 +99,12 @@ func (c *Controller) earlier(r RollbackRequest) (store.Entry, error) {
 			return store.Entry{}, chain.Errorf(chain.RevisionNotFound, facts,
 				"the history of %s has no revision %d (xdpctl history %s lists what it has)", r.Interface, r.Revision, r.Interface)
 		}
-		return entries[i], nil
+		return c.alive(entries[i])
 	}
 	for _, e := range entries {
+		if e, err = c.alive(e); err != nil {
+			return e, err
+		}
 		current, err := c.isCurrent(e)
 		if err != nil || !current {
 			return e, err
@@ -109,6 +112,17 @@ func (c *Controller) earlier(r RollbackRequest) (store.Entry, error) {
 	}
 	return store.Entry{}, chain.Errorf(chain.RevisionNotFound, facts,
 		"%s had no other chain before the one it has: remove its programs to have none", r.Interface)
+}
+
+// alive is an entry without programs whose lease has ended: they do not come back.
+func (c *Controller) alive(e store.Entry) (store.Entry, error) {
+	lapsed, err := c.lapsed(e.Programs)
+	if err != nil || len(lapsed) == 0 {
+		return e, err
+	}
+	e.Chain = without(e.Chain, lapsed)
+	e.Programs = slices.DeleteFunc(slices.Clone(e.Programs), func(p store.Program) bool { return e.Chain.Index(p.Name) < 0 })
+	return e, nil
 }
 
 // asThen is the goal of having an earlier chain, and its programs as they were.
@@ -132,6 +146,9 @@ func (c *Controller) asThen(e store.Entry, everywhere bool) (goal, error) {
 		if err != nil {
 			return g, storeError(err)
 		}
+		if exists && (now.Lease != 0 || then.Lease != 0) {
+			then.Lifetime, then.Lease = now.Lifetime, now.Lease // a lease is its client's to give
+		}
 		if exists && sameVersion(now, then) {
 			if now.Lifetime != then.Lifetime && (everywhere || c.onlyOn(then.Name, e.Interface) == nil) {
 				now.Lifetime = then.Lifetime
@@ -148,7 +165,7 @@ func (c *Controller) asThen(e store.Entry, everywhere bool) (goal, error) {
 		if err != nil {
 			return g, err
 		}
-		then.ID = 0
+		then.ID, then.Patterns = 0, now.Patterns // one that is back comes to this interface, and not to all that match
 		g.programs[then.Name] = wanted{record: then, object: o, lenient: true}
 	}
 	return g, nil

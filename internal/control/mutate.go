@@ -18,8 +18,12 @@ type goal struct {
 	chains   map[string]chain.Chain // the next chain of interfaces; without members: the chain goes
 	programs map[string]wanted      // programs that are new or become another, by name
 	held     map[string]bool        // the interfaces of chains that are only to be claimed: they stay as they are
+	drops    []string               // programs that go if they have no place in the end, whatever patterns they have
+	natural  bool                   // what goes from interfaces may come back by patterns
+	takeover bool                   // foreign programs are replaced
 	undoes   *store.Pending         // the change that it takes back
 	expired  bool                   // undoes was not confirmed in time
+	ends     *store.Lease           // the lease that ends with it
 	what     string                 // in a few words, for the history
 	shows    string                 // a program that the answer tells of
 }
@@ -129,15 +133,25 @@ func within(a, b []string) bool {
 // complete adds to a goal the chains of all places of programs that become another, and returns the programs that
 // nobody else may change meanwhile: those whose places or versions change, and those whose maps are shared.
 func (c *Controller) complete(g *goal, o Options) (programs []string, err error) {
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
+	}
+	if err := c.exempt(g, chains); err != nil {
+		return nil, err
 	}
 	for name, w := range g.programs {
 		programs = append(programs, name)
 		if from := w.record.Settings.ShareMapsFrom; w.object != nil && from != "" {
 			programs = append(programs, from)
 		}
+		if w.record.Lease != 0 {
+			programs = append(programs, leaseLock(w.record.Lease))
+		}
+	}
+	programs = append(programs, g.drops...)
+	if g.ends != nil {
+		programs = append(programs, leaseLock(g.ends.ID))
 	}
 	for _, rec := range chains {
 		next, named := g.chains[rec.Interface]
@@ -209,10 +223,17 @@ func (c *Controller) expect(revisions map[string]uint64) error {
 func (c *Controller) prepare(g goal, o Options) (*change, error) {
 	ch := &change{
 		next: g.chains, held: g.held, objects: map[string][]byte{}, kept: map[string][]byte{}, origins: map[string][]dispatcher.MapOrigin{},
-		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired,
+		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired, ends: g.ends, takeover: g.takeover,
+	}
+	var err error
+	if ch.remove, err = c.orphans(g); err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(g.programs)) {
 		w := g.programs[name]
+		if slices.ContainsFunc(ch.remove, func(p store.Program) bool { return p.Name == name }) {
+			continue
+		}
 		old, exists, err := c.store.Program(name)
 		if err != nil {
 			return nil, storeError(err)
@@ -231,10 +252,6 @@ func (c *Controller) prepare(g goal, o Options) (*change, error) {
 			ch.objects[w.record.Object] = w.data
 		}
 	}
-	var err error
-	if ch.remove, err = c.orphans(g); err != nil {
-		return nil, err
-	}
 	for _, p := range slices.Concat(ch.remove, ch.old) {
 		if ch.kept[p.Object], err = c.store.Object(p.Object); err != nil {
 			return nil, storeError(err)
@@ -243,13 +260,16 @@ func (c *Controller) prepare(g goal, o Options) (*change, error) {
 	return ch, nil
 }
 
-// orphans are the programs that lose their last place.
+// orphans are the programs that lose their last place, and have no pattern that could give them another.
 func (c *Controller) orphans(g goal) ([]store.Program, error) {
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	left := map[string]bool{}
+	for _, name := range g.drops {
+		left[name] = true
+	}
 	for _, rec := range chains {
 		if next, changes := g.chains[rec.Interface]; changes {
 			for _, m := range rec.Chain.Members {
@@ -270,11 +290,17 @@ func (c *Controller) orphans(g goal) ([]store.Program, error) {
 		if placed || !left[name] {
 			continue
 		}
-		p, err := c.program(name)
+		p, known, err := c.store.Program(name)
 		if err != nil {
-			return nil, err
+			return nil, storeError(err)
 		}
-		gone = append(gone, p)
+		patterns := p.Patterns
+		if w, put := g.programs[name]; put {
+			patterns = w.record.Patterns
+		}
+		if known && (len(patterns) == 0 || slices.Contains(g.drops, name)) {
+			gone = append(gone, p)
+		}
 	}
 	return gone, nil
 }
@@ -283,7 +309,7 @@ func (c *Controller) orphans(g goal) ([]store.Program, error) {
 func (c *Controller) answer(ch *change, g goal) (result, error) {
 	r := result{
 		Outcome: Outcome{
-			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff,
+			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff, Took: ch.took,
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.origins)) {

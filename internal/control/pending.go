@@ -106,9 +106,9 @@ func (c *Controller) unclaimed(ch *change) error {
 				}
 			}
 		}
-		for _, put := range ch.put {
-			if slices.Contains(programs, put.Name) {
-				return c.claimed(p, "program", put.Name)
+		for _, changed := range slices.Concat(ch.put, ch.remove) {
+			if slices.Contains(programs, changed.Name) {
+				return c.claimed(p, "program", changed.Name)
 			}
 		}
 	}
@@ -237,19 +237,23 @@ func (c *Controller) Cancel(ctx context.Context, id uint64, by Caller) (Outcome,
 
 // undo gives interfaces and programs back what they had before a change.
 func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Caller) (Outcome, error) {
+	var lapsed []store.Program
 	r, err := c.mutate(ctx, Options{Caller: by}, func() (goal, error) {
 		p, err := c.findPending(id)
 		if err != nil {
+			return goal{}, err
+		}
+		if lapsed, err = c.lapsed(p.Programs); err != nil {
 			return goal{}, err
 		}
 		g := newGoal("cancel of " + p.What)
 		if expired {
 			g.what = "not confirmed: " + p.What
 		}
-		g.undoes, g.expired = &p, expired
+		g.undoes, g.expired, g.drops = &p, expired, p.Added
 		for _, before := range p.Chains {
 			if before.Before != nil {
-				g.chains[before.Interface] = *before.Before
+				g.chains[before.Interface] = without(*before.Before, lapsed)
 				continue
 			}
 			rec, _, err := c.store.Chain(before.Interface)
@@ -259,23 +263,30 @@ func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Calle
 			rec.Chain.Members = nil
 			g.chains[before.Interface] = rec.Chain
 		}
-		return g, c.bringBack(p, &g)
+		return g, c.bringBack(p, lapsed, &g)
 	})
 	if err == nil {
+		for _, p := range lapsed {
+			c.remember(p.ID, nil)
+			c.logIf("unload program "+p.Name, "", c.plane.Unload(p.ID))
+		}
 		c.forgetRetries(id)
 		c.rearm()
 	}
 	return r.Outcome, err
 }
 
-// bringBack adds the programs to a goal that a change replaced or removed. Their pins were kept; where somebody
-// removed those, they are loaded anew.
-func (c *Controller) bringBack(p store.Pending, g *goal) error {
+// bringBack adds the programs to a goal that a change replaced or removed, but for those whose lease ended meanwhile. Their
+// pins were kept; where somebody removed those, they are loaded anew.
+func (c *Controller) bringBack(p store.Pending, lapsed []store.Program, g *goal) error {
 	pinned, err := c.plane.Programs()
 	if err != nil {
 		return err
 	}
 	for _, old := range p.Programs {
+		if slices.ContainsFunc(lapsed, func(l store.Program) bool { return l.Name == old.Name }) {
+			continue
+		}
 		w := wanted{record: old, lenient: true}
 		if !slices.Contains(pinned, old.ID) {
 			if w.object, err = c.parse(old); err != nil {

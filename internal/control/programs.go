@@ -33,20 +33,28 @@ func (c *Controller) AddProgram(ctx context.Context, r AddRequest) (Program, Out
 	if err := checkAdd(&r); err != nil {
 		return Program{}, Outcome{}, err
 	}
+	plain, globs := split(r.Interfaces)
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("add " + r.Name)
 		g.shows = r.Name
+		g.takeover = r.Takeover
 		p, isNew, err := c.newProgram(r, src, o)
 		if err != nil {
 			return g, err
 		}
-		if isNew {
-			g.programs[p.Name] = wanted{record: p, object: o, data: src.data}
-		}
-		for _, iface := range r.Interfaces {
+		for _, iface := range plain {
 			if g.chains[iface], err = c.place(iface, r); err != nil {
 				return g, about(err, iface)
 			}
+		}
+		if len(globs) > 0 {
+			if p, err = c.spread(&g, p, globs, r); err != nil {
+				return g, err
+			}
+			g.programs[p.Name] = wanted{record: p}
+		}
+		if isNew {
+			g.programs[p.Name] = wanted{record: p, object: o, data: src.data}
 		}
 		return g, nil
 	})
@@ -69,6 +77,13 @@ func checkAdd(r *AddRequest) error {
 	if err := checkLifetime(r.Lifetime); err != nil {
 		return err
 	}
+	switch {
+	case r.Lifetime == Leased && r.Lease == "":
+		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lease"},
+			"program %q is to have lifetime lease, and there is no token of a lease: get one from Hold, or run the client with xdpctl hold", r.Name)
+	case r.Lifetime != Leased && r.Lease != "":
+		return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lease"}, "a lease goes with lifetime lease only, and program %q has another", r.Name)
+	}
 	if r.ProceedOn == nil {
 		pass := chain.Of(chain.Pass)
 		r.ProceedOn = &pass
@@ -78,10 +93,10 @@ func checkAdd(r *AddRequest) error {
 
 func checkLifetime(l Lifetime) error {
 	switch l {
-	case Daemon, Persistent, "":
+	case Daemon, Persistent, Leased, "":
 		return nil
 	}
-	return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lifetime"}, "unknown lifetime %q: it is daemon or persistent", l)
+	return chain.Errorf(chain.InvalidArgument, chain.Facts{"field": "lifetime"}, "unknown lifetime %q: it is daemon, persistent or lease", l)
 }
 
 // newProgram is the program that a request describes, or the one that the store has.
@@ -89,6 +104,12 @@ func (c *Controller) newProgram(r AddRequest, src source, o *dispatcher.Object) 
 	p, known, err := c.store.Program(r.Name)
 	if err != nil {
 		return p, false, storeError(err)
+	}
+	var lease store.Lease
+	if r.Lifetime == Leased {
+		if lease, err = c.leaseOf(r.Lease); err != nil {
+			return p, false, err
+		}
 	}
 	if known {
 		facts := chain.Facts{"program": r.Name}
@@ -98,6 +119,9 @@ func (c *Controller) newProgram(r AddRequest, src source, o *dispatcher.Object) 
 		}
 		if r.Lifetime != "" && string(r.Lifetime) != p.Lifetime {
 			return p, false, chain.Errorf(chain.ProgramExists, facts, "program %q exists with lifetime %s, not %s", r.Name, p.Lifetime, r.Lifetime)
+		}
+		if r.Lifetime == Leased && p.Lease != lease.ID {
+			return p, false, chain.Errorf(chain.ProgramExists, facts, "program %q exists, and is of another lease, number %d (choose another name)", r.Name, p.Lease)
 		}
 		if !r.Settings.Equal(chain.Settings{}) && !r.Settings.Equal(p.Settings) {
 			return p, false, chain.Errorf(chain.ProgramExists, facts, "program %q exists with other settings (replace it to change them in all its places)", r.Name)
@@ -110,6 +134,7 @@ func (c *Controller) newProgram(r AddRequest, src source, o *dispatcher.Object) 
 	return store.Program{
 		Name: r.Name, Function: o.Function(), Object: src.sha, Size: uint64(len(src.data)),
 		Lifetime: string(r.Lifetime), Added: time.Now().UTC(), OwnerUID: r.Options.Caller.UID, Settings: r.Settings,
+		Lease: lease.ID,
 	}, true, nil
 }
 
@@ -213,10 +238,31 @@ func sameVersion(a, b store.Program) bool {
 func (c *Controller) RemoveProgram(ctx context.Context, r RemoveRequest) (unloaded bool, out Outcome, err error) {
 	res, err := c.mutate(ctx, r.Options, func() (goal, error) {
 		g := newGoal("remove " + r.Name)
-		if _, err := c.existing(r.Name); err != nil {
+		p, err := c.existing(r.Name)
+		if err != nil {
 			return g, err
 		}
-		return g, c.onEach(&g, r.Name, r.Interfaces, func(now chain.Chain) (chain.Chain, error) { return now.Remove(r.Name) })
+		interfaces, globs := split(r.Interfaces)
+		if len(r.Interfaces) == 0 {
+			for _, pattern := range p.Patterns {
+				globs = append(globs, pattern.Glob)
+			}
+		}
+		if len(globs) > 0 {
+			matching, err := c.withdraw(&g, p, globs)
+			if err != nil {
+				return g, err
+			}
+			if len(r.Interfaces) > 0 {
+				interfaces = append(interfaces, matching...)
+				slices.Sort(interfaces)
+				interfaces = slices.Compact(interfaces)
+				if len(interfaces) == 0 {
+					return g, nil
+				}
+			}
+		}
+		return g, c.onEach(&g, r.Name, interfaces, func(now chain.Chain) (chain.Chain, error) { return now.Remove(r.Name) })
 	})
 	return slices.Contains(res.removed, r.Name), res.Outcome, err
 }
@@ -288,9 +334,9 @@ func (c *Controller) onEach(g *goal, program string, interfaces []string, change
 
 // chainsWith are the chains that have a program, by interface.
 func (c *Controller) chainsWith(program string) (map[string]chain.Chain, error) {
-	all, err := c.store.Chains()
+	all, err := c.chains()
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	chains := map[string]chain.Chain{}
 	for _, rec := range all {

@@ -31,13 +31,16 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
 		}
 	}
-	chains, err := c.store.Chains()
+	if err := c.newTender().followAll(); err != nil {
+		return err
+	}
+	chains, err := c.chains()
 	if err != nil {
-		return storeError(err)
+		return err
 	}
 	for _, rec := range chains {
 		if err := c.adopt(ctx, rec.Interface); err != nil {
-			c.setProblem(rec.Interface, err.Error())
+			c.failed(rec.Interface, err)
 			c.log.Error("chain does not run", "interface", rec.Interface, "error", err)
 		}
 	}
@@ -151,14 +154,23 @@ func (c *Controller) adopt(ctx context.Context, iface string) error {
 		return err
 	}
 	defer unlock()
-	if err := c.evict(iface); err != nil {
-		return err
-	}
 	rec, err := c.chainOf(iface)
 	if err != nil {
 		return err
 	}
-	d, gone, err := c.locate(iface, rec, true)
+	return c.adoptLocked(ctx, rec)
+}
+
+// adoptLocked is adopt for an interface that is locked, with its devices.
+func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
+	if err := c.evict(rec.Interface); err != nil {
+		return err
+	}
+	rec, err := c.chainOf(rec.Interface)
+	if err != nil {
+		return err
+	}
+	d, gone, err := c.locate(rec.Interface, rec, true)
 	parted := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
 	switch {
 	case parted: // the chain runs on where it was
@@ -166,47 +178,43 @@ func (c *Controller) adopt(ctx context.Context, iface string) error {
 	case err != nil:
 		return err
 	case gone:
-		if err := c.letGo(rec); err != nil {
-			return err
-		}
-		return fmt.Errorf("there is no interface %s; its chain waits for it", rec.Interface)
+		return errors.Join(fmt.Errorf("%w: the chain waits for it", errWaiting), c.letGo(rec))
 	case d != c.deviceOf(rec):
 		return c.relink(ctx, rec)
 	}
 	return c.mend(ctx, rec)
 }
 
-// mend makes the device that a chain is on run the intended revision.
+// mend makes the device that a chain is on run the intended revision, with all its pins.
 func (c *Controller) mend(ctx context.Context, rec store.Chain) error {
+	d := c.deviceOf(rec)
+	if _, err := c.plane.Live(d); rec.Ifindex != 0 && errors.Is(err, dispatcher.ErrGone) {
+		// The link may live on without its pin: a takeover was cut short, or somebody removed the pin and holds the link.
+		if restored, err := c.plane.Restore(d); err == nil && len(restored) > 0 {
+			c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored)
+		}
+	}
 	if err := c.repair(rec); err != nil {
 		return err
 	}
-	live, err := c.plane.Live(c.deviceOf(rec))
-	if err == nil && live.Revision == rec.Revision {
-		c.log.Info("chain adopted", "interface", rec.Interface, "revision", rec.Revision)
-		return nil
+	live, err := c.plane.Live(d)
+	if err != nil || live.Revision != rec.Revision {
+		return c.relink(ctx, rec)
 	}
-	return c.relink(ctx, rec)
-}
-
-// release lets go of the interface that a chain was on, if it is gone.
-func (c *Controller) release(ctx context.Context, iface string) error {
-	unlock, err := c.lockInterface(ctx, iface)
+	missing, err := c.plane.Damage(d)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	rec, known, err := c.store.Chain(iface)
-	if err != nil {
-		return storeError(err)
-	}
-	if !known {
+	if len(missing) > 0 {
+		if _, err := c.plane.Restore(d); err != nil {
+			c.log.Warn("pins are lost", "interface", rec.Interface, "pins", missing, "error", err)
+			return c.relink(ctx, rec)
+		}
+		c.log.Warn("somebody removed pins, which are made again", "interface", rec.Interface, "pins", missing)
 		return nil
 	}
-	if nic, err := netif.ByIndex(rec.Ifindex); err == nil && nic.Name == iface {
-		return nil
-	}
-	return c.letGo(rec)
+	c.log.Info("chain adopted", "interface", rec.Interface, "revision", rec.Revision)
+	return nil
 }
 
 // letGo takes an index from the record of a chain whose interface is gone, and the pins of that: another interface
@@ -220,9 +228,9 @@ func (c *Controller) letGo(rec store.Chain) error {
 	if err := c.settle(&rec); err != nil {
 		return err
 	}
-	rec.Ifindex, rec.Revisions = 0, nil
-	if err := c.store.Save(store.Change{PutChains: []store.Chain{rec}}); err != nil {
-		return storeError(err)
+	rec.Netns, rec.Ifindex, rec.Revisions = 0, 0, nil
+	if err := c.save(context.Background(), store.Change{PutChains: []store.Chain{rec}}); err != nil {
+		return err
 	}
 	return c.plane.Detach(d)
 }
@@ -249,7 +257,7 @@ func (c *Controller) repair(rec store.Chain) error {
 	case errors.Is(err, dispatcher.ErrGone):
 		return c.prune(rec)
 	case err != nil:
-		return c.explainBusy(err, rec.Ifindex)
+		return c.explainBusy(err, rec.Interface, rec.Ifindex)
 	case live.Revision == rec.Revision:
 		return c.prune(rec)
 	}
@@ -265,46 +273,39 @@ func (c *Controller) repair(rec store.Chain) error {
 }
 
 // locate finds the device that an interface's chain is on, or is to be on. gone: there is no such interface, and
-// no link of the chain lives elsewhere. It refuses where names and links have parted: a chain stays with the
-// interface that its link is on, and xdpd does not guess which of two was meant.
+// no link of the chain lives elsewhere. Where the link lives on an interface that is called otherwise by now, and none has
+// the name, that is meant; where another one has the name, it refuses: xdpd does not guess which of two was meant.
 func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispatcher.Device, gone bool, err error) {
 	nic, err := netif.ByName(iface)
-	missing := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
+	missing := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) || errors.Is(err, &chain.Error{Reason: chain.NetnsNotFound})
 	if err != nil && (!missing || !known) {
 		return d, false, err
 	}
-	if known && rec.Ifindex != 0 && (missing || nic.Index != rec.Ifindex) {
-		if _, err := c.plane.Live(c.deviceOf(rec)); !errors.Is(err, dispatcher.ErrGone) {
-			return d, false, parted(iface, rec.Ifindex)
+	if known && rec.Ifindex != 0 && (missing || device(nic) != c.deviceOf(rec)) {
+		live, err := c.plane.Live(c.deviceOf(rec))
+		switch {
+		case errors.Is(err, dispatcher.ErrGone):
+		case missing, err == nil && nic.XDP.ID == live.KernelID:
+			return c.deviceOf(rec), false, nil
+		default:
+			return d, false, c.parted(iface, live)
 		}
 	}
 	if missing {
 		return c.deviceOf(rec), true, nil
 	}
-	d = dispatcher.Device{Netns: c.netns, Ifindex: nic.Index}
-	chains, err := c.store.Chains()
+	d = device(nic)
+	others, err := c.onDevice(d)
 	if err != nil {
-		return d, false, storeError(err)
+		return d, false, err
 	}
-	for _, other := range chains {
-		if other.Interface == iface || c.deviceOf(other) != d {
-			continue
+	for _, other := range others {
+		if other != iface {
+			return d, false, chain.Errorf(chain.InterfaceBusy, chain.Facts{"interface": iface, "chain": other},
+				"%s is the interface of the chain %q, which had that name when the chain was made: rename it back, or remove that chain's programs", iface, other)
 		}
-		return d, false, chain.Errorf(chain.InterfaceBusy, chain.Facts{"interface": iface, "chain": other.Interface},
-			"%s is the interface of the chain %q, which had that name when the chain was made: rename it back, or remove that chain's programs", iface, other.Interface)
 	}
 	return d, false, nil
-}
-
-// parted says where the interface of a chain is now.
-func parted(iface string, index int) error {
-	now, err := netif.ByIndex(index)
-	if err != nil {
-		return chain.Errorf(chain.InterfaceNotFound, chain.Facts{"interface": iface},
-			"the interface of the chain %q is not in the daemon's network namespace any more, and still runs the chain: move it back", iface)
-	}
-	return chain.Errorf(chain.InterfaceNotFound, chain.Facts{"interface": iface, "name": now.Name},
-		"the interface of the chain %q is called %s now, and still runs the chain: rename it back", iface, now.Name)
 }
 
 // finish commits a revision that a process staged and saved before it died.
@@ -328,9 +329,9 @@ func (c *Controller) relink(ctx context.Context, rec store.Chain) error {
 
 // sweep removes the pins of programs and interfaces that the store does not know.
 func (c *Controller) sweep(programs []store.Program) error {
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return storeError(err)
+		return err
 	}
 	devices, err := c.plane.Devices()
 	errs := []error{err}

@@ -22,8 +22,8 @@ const (
 // tryAgain is how long Run waits before it does again what failed.
 const tryAgain = time.Second
 
-// Run undoes changes that are not confirmed in time, and tells watchers of interfaces with chains that come and go,
-// until the context ends. It is called once, after Reconcile. What fails is logged and tried again: traffic does
+// Run undoes changes that are not confirmed in time, sees that chains run where they shall, and tells watchers of interfaces
+// that come and go, until the context ends. It is called once, after Reconcile. What fails is logged and tried again: traffic does
 // not depend on it.
 func (c *Controller) Run(ctx context.Context) error {
 	var tasks errgroup.Group
@@ -33,6 +33,14 @@ func (c *Controller) Run(ctx context.Context) error {
 	})
 	tasks.Go(func() error {
 		c.keepOn(ctx, watching, func() error { return c.watchLinks(ctx) })
+		return nil
+	})
+	tasks.Go(func() error {
+		c.keepOn(ctx, tending, func() error { return c.tend(ctx) })
+		return nil
+	})
+	tasks.Go(func() error {
+		c.keepOn(ctx, endingLeases, func() error { return c.endLeases(ctx) })
 		return nil
 	})
 	return tasks.Wait()
@@ -59,24 +67,14 @@ func (c *Controller) watchLinks(ctx context.Context) error {
 	ready := func() {
 		seen = newPresence()
 		c.setProblem(watching, "")
-		c.releaseUnseen(ctx, seen)
+		c.rouse()
 	}
 	return netif.Watch(ctx, ready, func(e netif.LinkEvent) {
 		for _, change := range seen.note(e) {
-			c.noteLink(ctx, change)
+			c.noteLink(change)
 		}
+		c.rouse()
 	})
-}
-
-// releaseUnseen lets go of interfaces that went before anybody watched.
-func (c *Controller) releaseUnseen(ctx context.Context, seen presence) {
-	chains, err := c.store.Chains()
-	c.logIf("look for interfaces that are gone", "", err)
-	for _, rec := range chains {
-		if index, there := seen[rec.Interface]; rec.Ifindex != 0 && (!there || index != rec.Ifindex) {
-			c.logIf("let go of an interface that is gone", rec.Interface, c.release(ctx, rec.Interface))
-		}
-	}
 }
 
 // presence are the interfaces that there are: indexes by name.
@@ -97,22 +95,7 @@ func newPresence() presence {
 // note takes an event in, and returns what came and went with it. A renamed interface goes and comes.
 func (p presence) note(e netif.LinkEvent) (changes []netif.LinkEvent) {
 	if e.Resync {
-		now := newPresence()
-		for name, index := range p {
-			if now[name] != index {
-				changes = append(changes, netif.LinkEvent{Name: name, Index: index, Gone: true})
-			}
-		}
-		for name, index := range now {
-			if p[name] != index {
-				changes = append(changes, netif.LinkEvent{Name: name, Index: index})
-			}
-		}
-		clear(p)
-		for name, index := range now {
-			p[name] = index
-		}
-		return changes
+		return p.update(newPresence())
 	}
 	for name, index := range p {
 		if index == e.Index && (e.Gone || name != e.Name) || name == e.Name && index != e.Index {
@@ -127,8 +110,8 @@ func (p presence) note(e netif.LinkEvent) (changes []netif.LinkEvent) {
 	return changes
 }
 
-// noteLink tells of an interface that came or went, if it has a chain, and looks whether that runs.
-func (c *Controller) noteLink(ctx context.Context, e netif.LinkEvent) {
+// noteLink tells of an interface that came or went, if it has a chain.
+func (c *Controller) noteLink(e netif.LinkEvent) {
 	_, known, err := c.store.Chain(e.Name)
 	if err != nil || !known {
 		c.logIf("look up the chain of an interface", e.Name, err)
@@ -137,8 +120,6 @@ func (c *Controller) noteLink(ctx context.Context, e netif.LinkEvent) {
 	kind := InterfaceUp
 	if e.Gone {
 		kind = InterfaceGone
-		c.logIf("let go of an interface that is gone", e.Name, c.release(ctx, e.Name))
 	}
 	c.publish(Event{Kind: kind, Interface: e.Name, Ifindex: e.Index})
-	c.logIf("look at an interface", e.Name, c.examine(e.Name))
 }

@@ -4,9 +4,12 @@ package control
 
 import (
 	"context"
+	"math"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/store"
 )
 
 // TestRun sends packets through the chain of an interface, off the wire: through a revision of its own, with
@@ -57,6 +60,16 @@ func (c *Controller) shadow(ctx context.Context, r TestRequest) (*dispatcher.Sha
 	if err != nil {
 		return nil, 0, err
 	}
-	s, err := c.plane.Shadow(slots, rec.Ifindex, rec.Chain.Final, r.CopyMaps)
+	s, err := c.plane.Shadow(slots, c.ingress(rec), rec.Chain.Final, r.CopyMaps)
 	return s, rec.Revision, err
+}
+
+// ingress is where the packets of a test run come from: the interface of a chain, or none if that is in another namespace
+// than it was, where its index may be another interface's.
+func (c *Controller) ingress(rec store.Chain) dispatcher.Ingress {
+	in := dispatcher.Ingress{Index: rec.Ifindex, In: inside(rec.Interface)}
+	if nic, err := netif.ByName(rec.Interface); err != nil || device(nic) != c.deviceOf(rec) {
+		in.Index = math.MaxInt32
+	}
+	return in
 }

@@ -29,7 +29,7 @@ func (c *Controller) tidy(ch *change) {
 			c.logIf("remove the pins of old revisions", s.iface, c.prune(s.after))
 		}
 		if !s.gone || len(s.after.Chain.Members) == 0 {
-			c.setProblem(s.iface, "")
+			c.well(s.iface)
 		}
 	}
 	if ch.pending != nil {

@@ -5,12 +5,10 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/xdpd/xdpd/chain"
-	"github.com/xdpd/xdpd/dispatcher"
 	"github.com/xdpd/xdpd/store"
 )
 
@@ -51,9 +49,9 @@ func (c *Controller) Program(ctx context.Context, name string) (Program, error) 
 // Chains returns all chains, sorted by interface, and with them interfaces that a change left without one and that
 // get it back unless the change is confirmed.
 func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	var interfaces []string
 	for _, rec := range chains {
@@ -113,9 +111,9 @@ func (c *Controller) Status(context.Context) (Status, error) {
 	if err != nil {
 		return s, storeError(err)
 	}
-	chains, err := c.store.Chains()
+	chains, err := c.chains()
 	if err != nil {
-		return s, storeError(err)
+		return s, err
 	}
 	s.Programs, s.Chains = len(programs), len(chains)
 	for _, rec := range chains {
@@ -123,6 +121,10 @@ func (c *Controller) Status(context.Context) (Status, error) {
 			return s, err
 		}
 	}
+	if s.Leases, err = c.leaseViews(); err != nil {
+		return s, err
+	}
+	c.examineStore()
 	c.mu.Lock()
 	for what, problem := range c.problems {
 		s.Problems = append(s.Problems, what+": "+problem)
@@ -130,6 +132,15 @@ func (c *Controller) Status(context.Context) (Status, error) {
 	c.mu.Unlock()
 	slices.Sort(s.Problems)
 	return s, nil
+}
+
+// examineStore notes what is wrong with the store.
+func (c *Controller) examineStore() {
+	text := ""
+	if err := c.store.Problem(); err != nil {
+		text = err.Error()
+	}
+	c.setProblem("store", text)
 }
 
 // examine looks whether an interface runs what it shall.
@@ -144,26 +155,9 @@ func (c *Controller) examine(iface string) error {
 		return storeError(err)
 	}
 	if known {
-		c.live(rec)
+		c.examined(rec)
 	}
 	return nil
-}
-
-// live finds what runs on an interface, and notes it as a problem where that is not what shall run.
-func (c *Controller) live(rec store.Chain) dispatcher.Live {
-	live, err := c.plane.Live(c.deviceOf(rec))
-	switch {
-	case errors.Is(err, dispatcher.ErrGone) && c.problem(rec.Interface) != "":
-		return dispatcher.Live{} // why is known
-	case err != nil:
-		c.setProblem(rec.Interface, err.Error())
-		return dispatcher.Live{}
-	case live.Revision != rec.Revision:
-		c.setProblem(rec.Interface, fmt.Sprintf("runs revision %d, not %d", live.Revision, rec.Revision))
-	default:
-		c.setProblem(rec.Interface, "")
-	}
-	return live
 }
 
 // views are the chains that a change names; one that is gone, or never was, has no members.
@@ -235,6 +229,7 @@ func (c *Controller) programView(p store.Program) (Program, error) {
 	view := Program{
 		ID: p.ID, Name: p.Name, Function: p.Function, SHA256: p.Object, Size: p.Size, Lifetime: Lifetime(p.Lifetime),
 		Interfaces: places, KernelID: kernelID, Added: p.Added, OwnerUID: p.OwnerUID, Settings: p.Settings,
+		Lease: p.Lease, Patterns: p.Patterns,
 	}
 	for _, m := range maps {
 		view.Maps = append(view.Maps, Map{Map: m})
@@ -265,11 +260,13 @@ func findSharers(programs, others []Program) {
 // revision the view has no kernel id, and the status says why.
 func (c *Controller) chainView(rec store.Chain) (Chain, error) {
 	view := Chain{
-		Interface: rec.Interface, Ifindex: rec.Ifindex, Revision: rec.Revision, Mode: rec.Chain.Mode, Actual: rec.Actual, ModeReason: rec.ModeReason,
-		Final: rec.Chain.Final, Linker: rec.Linker,
+		Interface: rec.Interface, Revision: rec.Revision, Mode: rec.Chain.Mode, Actual: rec.Actual, ModeReason: rec.ModeReason,
+		Final: rec.Chain.Final, Linker: rec.Linker, Former: rec.Former,
 	}
-	if live := c.live(rec); live.Revision == rec.Revision {
-		view.KernelID, view.LinkID = live.KernelID, live.LinkID
+	cond := c.examined(rec)
+	view.State, view.Problem, view.Ifindex = cond.state, cond.text, cond.ifindex
+	if live := cond.live; live.Revision == rec.Revision {
+		view.KernelID, view.LinkID, view.Ifindex = live.KernelID, live.LinkID, live.Ifindex
 	}
 	total := rec
 	if err := c.settle(&total); err != nil {

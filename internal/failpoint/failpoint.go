@@ -9,6 +9,8 @@
 //
 //	kill    SIGKILL to the own process
 //	stop    SIGSTOP to the own process, so that a test can look and then send SIGCONT
+//	wait    open the FIFO that XDPD_FAILPOINT_FIFO names and wait for its end, so that a test which opens it for
+//	        writing knows that the point is reached; only who reached it waits
 //	panic   panic
 //	error   Err returns an error that names the point; at a point that only has Hit: panic
 //
@@ -41,7 +43,21 @@ const (
 	StopDetached    = "stop.detached"    // all links are detached and pins gone, the folder is still there
 )
 
-// All holds every point, for tests that try each.
+// The points of a reload, in the order in which it meets them. The first is one of the process that checks whether
+// it can take over, the last of the one that has taken over.
+const (
+	ReloadCheck   = "reload.check"   // nothing is checked
+	ReloadChecked = "reload.checked" // the check went well, requests are still served
+	ReloadDrained = "reload.drained" // nothing is served any more
+	ReloadClosed  = "reload.closed"  // all is let go of, signals are still heard
+	ReloadDeaf    = "reload.deaf"    // they are not, and the process is about to be replaced
+	ReloadTaken   = "reload.taken"   // the process was replaced, nothing is opened
+)
+
+// Reload holds every point of a reload.
+var Reload = [...]string{ReloadCheck, ReloadChecked, ReloadDrained, ReloadClosed, ReloadDeaf, ReloadTaken}
+
+// All holds every point of a change and of a stop, for tests that try each.
 var All = [...]string{
 	LoadMaps, LoadPinned, StageDispatcher, StageSlots, StagePinned, StageLink, StageAttached, SaveBefore, SaveAfter,
 	CommitBefore, CommitAfter, FoldBefore, UnpinBefore, UnpinAfter, UnloadBefore, DetachBefore,

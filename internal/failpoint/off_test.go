@@ -4,10 +4,13 @@
 
 package failpoint
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestNothingHappensWithoutTheTag(t *testing.T) {
-	for _, name := range All {
+	for _, name := range slices.Concat(All[:], Reload[:]) {
 		t.Setenv("XDPD_FAILPOINT", name+"=panic")
 		Hit(name)
 		if err := Err(name); err != nil || Enabled {

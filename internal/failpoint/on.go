@@ -6,6 +6,7 @@ package failpoint
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -20,8 +21,11 @@ import (
 // Enabled tells whether the build has failpoints.
 const Enabled = true
 
-// Env is the environment variable with the settings.
-const Env = "XDPD_FAILPOINT"
+// Env is the environment variable with the settings, FIFO the one with the path for the action wait.
+const (
+	Env  = "XDPD_FAILPOINT"
+	FIFO = "XDPD_FAILPOINT_FIFO"
+)
 
 type setting struct {
 	action string
@@ -48,6 +52,9 @@ func Err(name string) error {
 		return nil
 	case "panic":
 		panic("failpoint " + name)
+	case "wait":
+		await(os.Getenv(FIFO))
+		return nil
 	case "kill":
 		signal(syscall.SIGKILL)
 	case "stop":
@@ -70,6 +77,18 @@ func reached(name string) string {
 		return ""
 	}
 	return s.action
+}
+
+// await waits until somebody has opened a FIFO for writing, and closed it.
+func await(fifo string) {
+	f, err := os.Open(fifo)
+	if err != nil {
+		panic(fmt.Sprintf("failpoint: %v", err))
+	}
+	defer f.Close()
+	if _, err := io.Copy(io.Discard, f); err != nil {
+		panic(fmt.Sprintf("failpoint: %v", err))
+	}
 }
 
 // signal sends sig, which is one for the whole process, through this thread. It returns, for SIGSTOP, when the process
@@ -100,11 +119,11 @@ func parse(text string) (map[string]*setting, error) {
 	for _, part := range strings.Split(text, ",") {
 		name, rest, _ := strings.Cut(part, "=")
 		action, count, counted := strings.Cut(rest, "@")
-		if !slices.Contains(All[:], name) {
+		if !slices.Contains(All[:], name) && !slices.Contains(Reload[:], name) {
 			return nil, fmt.Errorf("no point is called %q", name)
 		}
-		if !slices.Contains([]string{"kill", "stop", "panic", "error"}, action) {
-			return nil, fmt.Errorf("%s: no action is called %q; there are kill, stop, panic and error", name, action)
+		if !slices.Contains([]string{"kill", "stop", "wait", "panic", "error"}, action) {
+			return nil, fmt.Errorf("%s: no action is called %q; there are kill, stop, wait, panic and error", name, action)
 		}
 		left := 1
 		if counted {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,6 +81,31 @@ func TestStopAndGoOn(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil || out.String() != "passed\n" {
 		t.Errorf("after SIGCONT: %v, %q", err, out.String())
+	}
+}
+
+func TestWaitForAFIFO(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := reach(t, "fold.before=wait", SaveBefore, FoldBefore, SaveAfter)
+	cmd.Env = append(cmd.Env, FIFO+"="+fifo)
+	var out strings.Builder
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w, err := os.OpenFile(fifo, os.O_WRONLY, 0) // returns when the point is reached
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the process does not wait: %v", err)
+	}
+	w.Close()
+	if err := cmd.Wait(); err != nil || out.String() != "passed\npassed\npassed\n" {
+		t.Errorf("after the wait: %v, %q", err, out.String())
 	}
 }
 

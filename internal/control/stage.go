@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"errors"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/store"
+)
+
+// stage makes the next revision of one interface and the record of it.
+func (c *Controller) stage(ch *change, s *step) error {
+	last, err := c.store.LastRevision(s.iface)
+	if err != nil {
+		return storeError(err)
+	}
+	s.after = s.before
+	s.after.Interface = s.iface
+	s.after.Chain = ch.next[s.iface]
+	s.after.Revision = last + 1
+	if s.gone {
+		err := c.settle(&s.after)
+		s.after.Netns, s.after.Ifindex, s.after.Revisions = 0, 0, nil
+		return err
+	}
+	c.putOn(&s.after, s.device)
+	plan := dispatcher.Plan{
+		Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode, Dry: ch.options.DryRun, In: inside(s.iface),
+	}
+	if ch.takeover {
+		if err := takeover(&plan, s); err != nil {
+			return err
+		}
+	}
+	if plan.Frags, err = c.anyFrags(s.before.Chain); err != nil {
+		return err
+	}
+	live := store.Revision{Number: last + 1}
+	if plan.Slots, err = c.slots(ch, s.after.Chain); err != nil {
+		return err
+	}
+	for _, slot := range plan.Slots {
+		live.Slots = append(live.Slots, store.Slot{Program: slot.Name, ProgramID: slot.Program})
+	}
+	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
+		return c.explainBusy(err, s.iface, s.device.Ifindex)
+	}
+	if took := s.staged.Took; took != nil {
+		ch.took = append(ch.took, Takeover{s.iface, Foreign{took.ID, took.Name, took.Mode}, took.Swapped})
+	} else if ch.options.DryRun {
+		if err := c.vacant(s); err != nil {
+			return err
+		}
+	}
+	if s.staged.Actual != "" {
+		s.after.Actual, s.after.ModeReason = s.staged.Actual, s.staged.ModeReason
+	}
+	s.after.Linker, _ = c.plane.Linker()
+	return c.fold(s, live)
+}
+
+// takeover makes a plan replace the foreign program that the interface of a step has, if any.
+func takeover(plan *dispatcher.Plan, s *step) error {
+	nic, err := netif.ByName(s.iface)
+	if err != nil {
+		return err
+	}
+	netns, _, err := chain.ParseInterface(s.iface)
+	if err != nil {
+		return err
+	}
+	plan.Takeover, plan.Holder, plan.HolderMode = true, nic.XDP.ID, nic.XDP.Mode
+	plan.Hook = func(program int) error { return netif.Hook(netns, nic.Index, program, nic.XDP.Mode) }
+	plan.Unhook = func(program int) error { return netif.Unhook(netns, nic.Index, program, nic.XDP.Mode) }
+	return nil
+}
+
+// slots are the members of a chain that run, with the versions of their programs that the change makes.
+func (c *Controller) slots(ch *change, of chain.Chain) ([]dispatcher.Slot, error) {
+	var slots []dispatcher.Slot
+	for _, m := range of.Enabled() {
+		p, err := c.findProgram(ch, m.Program)
+		if err != nil {
+			return nil, err
+		}
+		o, err := c.object(p)
+		if err != nil {
+			return nil, err
+		}
+		slots = append(slots, dispatcher.Slot{Program: p.ID, Name: p.Name, Object: o, ProceedOn: m.ProceedOn})
+	}
+	return slots, nil
+}
+
+// vacant fails where a dry run would put the first program on an interface that has a foreign one.
+func (c *Controller) vacant(s *step) error {
+	if s.known && s.device == c.deviceOf(s.before) {
+		if _, err := c.plane.Live(s.device); !errors.Is(err, dispatcher.ErrGone) {
+			return nil
+		}
+	}
+	nic, err := netif.ByName(s.iface)
+	if err != nil || nic.XDP.ID == 0 {
+		return err
+	}
+	return c.explainBusy(dispatcher.ErrBusy, s.iface, nic.Index)
+}
+
+// anyFrags tells whether a member of a chain can work on packets of more than one buffer: the interface may then
+// take no program that cannot, not even one without members.
+func (c *Controller) anyFrags(of chain.Chain) (bool, error) {
+	for _, m := range of.Members {
+		p, err := c.program(m.Program)
+		if err != nil {
+			return false, err
+		}
+		o, err := c.object(p)
+		if err != nil {
+			return false, err
+		}
+		if o.Frags() {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/xdpd/xdpd/chain"
+	"github.com/xdpd/xdpd/dispatcher"
+	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/store"
+)
+
+// The kernel tells nobody when an XDP link is attached, updated or detached, or a pin removed: who wants to know looks.
+const (
+	tending   = "look after interfaces"
+	lookEvery = time.Second
+	// atOnce is how many interfaces are mended at the same time.
+	atOnce = 4
+)
+
+// Waiting between repairs of one interface or program, so that two who want it otherwise do not fight in a loop: double each
+// time, until nothing was to be repaired for a while.
+const (
+	firstRepair = time.Second
+	lastRepair  = time.Minute
+	// calm is how many times the last wait nothing must have happened for the next repair to be at once again.
+	calm = 2
+)
+
+// tender looks after everything that is to run. One goroutine uses it; what it starts for single interfaces goes on by itself.
+type tender struct {
+	*Controller
+	seen      uint64 // the generation of the store that chains and programs are of
+	chains    map[string]store.Chain
+	programs  []store.Program
+	elsewhere presence  // of other namespaces, as they were
+	searched  time.Time // when all namespaces were searched for an interface that was moved
+	tasks     sync.WaitGroup
+	slots     chan struct{}
+
+	mu      sync.Mutex         // protects repairs
+	repairs map[string]*repair // by subject
+}
+
+// repair is when something was repaired, or tried to.
+type repair struct {
+	busy bool
+	last time.Time // when it ended
+	wait time.Duration
+}
+
+// tend looks after interfaces until the context ends: chains run where they shall, follow their interfaces, and come to new
+// ones. It looks every second, and whenever somebody says that there is something to see.
+func (c *Controller) tend(ctx context.Context) error {
+	t := c.newTender()
+	defer t.tasks.Wait()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if err := t.round(ctx); err != nil {
+			return err
+		}
+		c.setProblem(tending, "")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-c.nudge:
+		}
+	}
+}
+
+func (c *Controller) newTender() *tender {
+	return &tender{Controller: c, slots: make(chan struct{}, atOnce), repairs: map[string]*repair{}}
+}
+
+// rouse makes tend look soon.
+func (c *Controller) rouse() {
+	select {
+	case c.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// round looks at everything once.
+func (t *tender) round(ctx context.Context) error {
+	t.examineStore()
+	if err := t.refresh(); err != nil {
+		return err
+	}
+	if !t.checkFolder(ctx) {
+		return nil
+	}
+	now, err := t.survey()
+	if err != nil {
+		return err
+	}
+	if moves := t.moved(now); len(moves) > 0 {
+		done, err := t.follow(moves)
+		if err != nil {
+			return err
+		}
+		if done {
+			t.rouse()
+			return nil
+		}
+	}
+	for _, p := range t.programs {
+		if missing, err := t.plane.DamageProgram(p.ID); err != nil || len(missing) > 0 || !t.hasLearned(p.ID) {
+			t.start(ctx, "program "+p.Name, func() (bool, error) { return t.healProgram(ctx, p.Name) })
+		}
+	}
+	for iface, rec := range t.chains {
+		nic, there := now[iface]
+		seen, well := t.healthy(iface, rec.Revision)
+		switch {
+		case there && well && seen.learned && nic.XDP.ID == seen.kernelID && t.intact(rec):
+		case !there && rec.Ifindex == 0 && t.problem(iface) != "":
+		default:
+			t.start(ctx, iface, func() (bool, error) { return t.heal(ctx, iface) })
+		}
+	}
+	t.tendPatterns(ctx, now)
+	return nil
+}
+
+// refresh reads chains and programs again if they were changed since.
+func (t *tender) refresh() error {
+	generation := t.generation.Load()
+	if t.chains != nil && t.seen == generation {
+		return nil
+	}
+	chains, err := t.Controller.chains()
+	if err != nil {
+		return err
+	}
+	if t.programs, err = t.store.Programs(); err != nil {
+		return storeError(err)
+	}
+	t.chains = make(map[string]store.Chain, len(chains))
+	for _, rec := range chains {
+		rec.Totals = nil // they are many
+		t.chains[rec.Interface] = rec
+	}
+	t.seen = generation
+	return nil
+}
+
+// survey returns the interfaces of all namespaces that chains or patterns name. A namespace that is gone, or closed to the
+// daemon, has none.
+func (t *tender) survey() (map[string]netif.Interface, error) {
+	namespaces := map[string]bool{"": true}
+	note := func(ref string) {
+		if netns, _, err := chain.ParseInterface(ref); err == nil {
+			namespaces[netns] = true
+		}
+	}
+	for iface := range t.chains {
+		note(iface)
+	}
+	for _, p := range t.programs {
+		for _, pattern := range p.Patterns {
+			note(pattern.Glob)
+		}
+	}
+	now := map[string]netif.Interface{}
+	for netns := range namespaces {
+		nics, err := netif.List(netns)
+		if err != nil && netns == "" {
+			return nil, err
+		}
+		for _, nic := range nics {
+			now[reference(netns, nic.Name)] = nic
+		}
+	}
+	t.tellElsewhere(now)
+	return now, nil
+}
+
+// reference names an interface.
+func reference(netns, name string) string {
+	if netns == "" {
+		return name
+	}
+	return netns + ":" + name
+}
+
+// tellElsewhere tells of interfaces of other namespaces that came and went; those of the own one tell it themselves.
+func (t *tender) tellElsewhere(now map[string]netif.Interface) {
+	indexes := presence{}
+	for ref, nic := range now {
+		if netns, _, _ := chain.ParseInterface(ref); netns != "" {
+			indexes[ref] = nic.Index
+		}
+	}
+	if t.elsewhere == nil {
+		t.elsewhere = indexes
+	}
+	for _, change := range t.elsewhere.update(indexes) {
+		t.noteLink(change)
+	}
+}
+
+// intact tells whether the pins of a chain are as they should be.
+func (t *tender) intact(rec store.Chain) bool {
+	missing, err := t.plane.Damage(t.deviceOf(rec))
+	return err == nil && len(missing) == 0
+}
+
+// start begins a repair unless one is under way, or it is too early for another. It never waits.
+func (t *tender) start(ctx context.Context, subject string, do func() (mended bool, err error)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.repairs[subject]
+	if r == nil {
+		r = &repair{}
+		t.repairs[subject] = r
+	}
+	if r.busy || time.Since(r.last) < r.wait {
+		return
+	}
+	r.busy = true
+	t.tasks.Go(func() {
+		select {
+		case t.slots <- struct{}{}:
+			defer func() { <-t.slots }()
+		case <-ctx.Done():
+			return
+		}
+		mended, err := do()
+		t.ended(ctx, subject, mended, err)
+	})
+}
+
+// ended notes how a repair went: where nothing was wrong, nothing is to be waited for.
+func (t *tender) ended(ctx context.Context, subject string, mended bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.repairs[subject]
+	r.busy = false
+	idle := time.Since(r.last) > calm*r.wait
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && !errors.Is(err, errWaiting) && !errors.Is(err, errDisplaced), mended && !idle:
+		r.wait = min(max(2*r.wait, firstRepair), lastRepair)
+	case mended:
+		r.wait = firstRepair
+	case idle:
+		delete(t.repairs, subject)
+		return
+	}
+	r.last = time.Now()
+}
+
+// checkFolder tells whether the folder of all pins is there; where it is not, it is made anew, with all that was in it.
+func (t *tender) checkFolder(ctx context.Context) bool {
+	lost := t.plane.Folder()
+	if lost == nil {
+		t.setProblem(pinning, "")
+		return true
+	}
+	if !errors.Is(lost, dispatcher.ErrFolderLost) {
+		t.setProblem(pinning, lost.Error())
+		return true
+	}
+	t.setProblem(pinning, lost.Error())
+	t.start(ctx, pinning, func() (bool, error) { return true, t.retake() })
+	return false
+}
+
+// pinning is the subject of problems with the folder of all pins.
+const pinning = "pins"
+
+// retake makes the folder of all pins anew. No change is made meanwhile.
+func (c *Controller) retake() error {
+	c.changes.Lock()
+	defer c.changes.Unlock()
+	if c.stopped || c.plane.Folder() == nil {
+		return nil
+	}
+	rescued, err := c.plane.Retake()
+	if err != nil {
+		c.setProblem(pinning, err.Error())
+		return err
+	}
+	c.log.Warn("the folder of the pins was lost, and is made anew", "bpffs", c.plane.Root(), "rescued", rescued)
+	programs, err := c.store.Programs()
+	if err != nil {
+		return storeError(err)
+	}
+	for _, p := range sharersLast(programs) {
+		c.remember(p.ID, nil)
+		if err := c.reload(p); err != nil {
+			c.setProblem("program "+p.Name, err.Error())
+			c.log.Error("program is not loaded", "program", p.Name, "error", err)
+		}
+	}
+	c.setProblem(pinning, "")
+	c.touch()
+	return nil
+}
+
+// update takes in what there is now, and returns what came and went.
+func (p presence) update(now presence) (changes []netif.LinkEvent) {
+	for name, index := range p {
+		if now[name] != index {
+			changes = append(changes, netif.LinkEvent{Name: name, Index: index, Gone: true})
+			delete(p, name)
+		}
+	}
+	for name, index := range now {
+		if p[name] != index {
+			changes = append(changes, netif.LinkEvent{Name: name, Index: index})
+			p[name] = index
+		}
+	}
+	return changes
+}

@@ -115,11 +115,11 @@ func (s *explainedStream) RecvMsg(m any) error {
 	return s.client.explain(s.ClientStream.RecvMsg(m), s.server)
 }
 
-// explain puts the error of connect(2) back into that of a call which has ended: grpc keeps no more of it than
-// its text.
+// explain makes a refusal of the daemon one that tells its reason, and puts the error of connect(2) back into that of
+// a call which has ended: grpc keeps no more of it than its text.
 func (c *Client) explain(err error, server *peer.Peer) error {
 	if status.Code(err) != codes.Unavailable || server.Addr != nil {
-		return err // a call that was sent may have done something, whatever became of the socket since
+		return refusal(err) // a call that was sent may have done something, whatever became of the socket since
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

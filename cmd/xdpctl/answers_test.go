@@ -26,7 +26,7 @@ func ptr[T any](v T) *T { return &v }
 // eth0 is a chain with all that a member can look like.
 func eth0() *xdpdv1.Chain {
 	return &xdpdv1.Chain{
-		Interface: "eth0", Ifindex: 3, Revision: 4,
+		Interface: "eth0", Ifindex: 3, Revision: 4, State: xdpdv1.Chain_STATE_RUNNING,
 		Mode: xdpdv1.Mode_MODE_AUTO, ActualMode: xdpdv1.Mode_MODE_NATIVE, FinalVerdict: pass,
 		Linker: xdpdv1.Linker_LINKER_FREPLACE, KernelId: 71, LinkId: 12, Packets: 1204518, PacketsEnd: 1187160,
 		Members: []*xdpdv1.Member{
@@ -50,7 +50,7 @@ func eth0() *xdpdv1.Chain {
 // wlan0 runs in another mode than the one asked for.
 func wlan0() *xdpdv1.Chain {
 	return &xdpdv1.Chain{
-		Interface: "wlan0", Ifindex: 5, Revision: 1,
+		Interface: "wlan0", Ifindex: 5, Revision: 1, State: xdpdv1.Chain_STATE_RUNNING,
 		Mode: xdpdv1.Mode_MODE_AUTO, ActualMode: xdpdv1.Mode_MODE_GENERIC,
 		ModeReason: "the driver iwlwifi has no native XDP (operation not supported)", FinalVerdict: pass,
 		Linker: xdpdv1.Linker_LINKER_FREPLACE, KernelId: 80, LinkId: 13, Packets: 96, PacketsEnd: 0,
@@ -65,7 +65,7 @@ func wlan0() *xdpdv1.Chain {
 // usb0 is unplugged.
 func usb0() *xdpdv1.Chain {
 	return &xdpdv1.Chain{
-		Interface: "usb0", Mode: xdpdv1.Mode_MODE_NATIVE, FinalVerdict: pass,
+		Interface: "usb0", Mode: xdpdv1.Mode_MODE_NATIVE, FinalVerdict: pass, State: xdpdv1.Chain_STATE_WAITING,
 		Members: []*xdpdv1.Member{{Program: "sample", Priority: 50, Enabled: true, ProceedOn: []xdpdv1.Verdict{pass}}},
 	}
 }

@@ -32,13 +32,13 @@ FILE is YAML or JSON; - is standard input. xdpctl chain -o yaml prints such a fi
       object: blocklist.o        # a path, relative to the file, or sha256:<64 hex digits> of an object that the
                                  # daemon has; without it the object that the program has
       function: blocklist        # needed where the object has several XDP programs
-      lifetime: persistent       # or daemon
+      lifetime: persistent       # or daemon; lease only for a program that is of a lease already
       globals: {limit: 10, name: eth0, ports: [80, 443]}
       max_entries: {table: 4096}
       share_maps_from: other
       map_group: monitor
   chains:
-    eth0:
+    eth0:                        # or NETNS:NAME, an interface in another network namespace
       mode: auto                 # or native, generic
       final: pass                # what a packet gets that passed all members
       members:                   # in the order in which they run; [] takes the chain from the interface

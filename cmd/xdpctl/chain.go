@@ -19,7 +19,9 @@ const chainHelp = `Show the chain of one interface, or those of all, with what e
 
 SEEN is the packets that reached the member, PASSED ON those that went on to the next one, ENDED HERE
 those for which its verdict was the last. The row "end" is the packets that passed all members and
-got the final verdict.
+got the final verdict. Where a chain does not run as it should, its heading and the lines below it say why.
+
+` + interfaceHelp + `
 
 With -o yaml it is a file that xdpctl apply takes: the chains, and their programs with the sha256 of their
 objects, which the daemon has. Applying it changes nothing, until something else has.`
@@ -85,10 +87,16 @@ func chainTables(w io.Writer, chains []*xdpdv1.Chain) {
 func chainTable(w io.Writer, c *xdpdv1.Chain) {
 	final := word(c.GetFinalVerdict())
 	if live(c) {
-		fmt.Fprintf(w, "%s: ifindex %d, revision %d, %s, %s, final %s, %d packets\n", c.GetInterface(),
-			c.GetIfindex(), c.GetRevision(), mode(c), word(c.GetLinker()), final, c.GetPackets())
+		fmt.Fprintf(w, "%s: ifindex %s, revision %d, %s, %s, final %s, %d packets\n", c.GetInterface(),
+			ifindex(c), c.GetRevision(), mode(c), word(c.GetLinker()), final, c.GetPackets())
 	} else {
-		fmt.Fprintf(w, "%s: not on the interface now, mode %s, final %s\n", c.GetInterface(), word(c.GetMode()), final)
+		fmt.Fprintf(w, "%s: %s, mode %s, final %s\n", c.GetInterface(), absence(c), word(c.GetMode()), final)
+	}
+	if c.GetProblem() != "" {
+		fmt.Fprintf(w, "  %s: %s\n", word(c.GetState()), c.GetProblem())
+	}
+	if c.GetRenamedFrom() != "" {
+		fmt.Fprintf(w, "  renamed from %s\n", c.GetRenamedFrom())
 	}
 	if c.GetModeReason() != "" {
 		fmt.Fprintf(w, "  not native: %s\n", c.GetModeReason())
@@ -121,7 +129,35 @@ func memberName(m *xdpdv1.Member) string {
 }
 
 // live tells whether packets go through the chain: without its interface it has no dispatcher.
-func live(c *xdpdv1.Chain) bool { return c.GetKernelId() != 0 || c.GetLinkId() != 0 }
+func live(c *xdpdv1.Chain) bool {
+	switch c.GetState() {
+	case xdpdv1.Chain_STATE_WAITING, xdpdv1.Chain_STATE_FOREIGN:
+		return false
+	}
+	return c.GetKernelId() != 0 || c.GetLinkId() != 0
+}
+
+// absence is why no packets go through a chain.
+func absence(c *xdpdv1.Chain) string {
+	switch c.GetState() {
+	case xdpdv1.Chain_STATE_WAITING:
+		return "waits for the interface"
+	case xdpdv1.Chain_STATE_FOREIGN:
+		return "a foreign program has its place"
+	case xdpdv1.Chain_STATE_DEGRADED:
+		return "degraded, does not run"
+	}
+	return "not on the interface now"
+}
+
+// ifindex is the index of a chain's interface, and the network namespace that it counts in if that is not the daemon's.
+func ifindex(c *xdpdv1.Chain) string {
+	text := fmt.Sprint(c.GetIfindex())
+	if i := strings.LastIndexByte(c.GetInterface(), ':'); i >= 0 {
+		text += " in " + c.GetInterface()[:i]
+	}
+	return text
+}
 
 // mode is the mode the chain runs in, and the one asked for where that is another.
 func mode(c *xdpdv1.Chain) string {
@@ -200,11 +236,15 @@ func heading(c *xdpdv1.Chain) string {
 
 // how ends it: the way in which packets go through the chain.
 func how(c *xdpdv1.Chain) string {
-	if !live(c) {
-		return "(not on the interface now)"
+	text := "(" + absence(c) + ")"
+	if live(c) {
+		text = fmt.Sprintf("(%s, %s)", word(c.GetActualMode()), word(c.GetLinker()))
+		if c.GetModeReason() != "" {
+			text += "; not native: " + c.GetModeReason()
+		}
 	}
-	if c.GetModeReason() != "" {
-		return fmt.Sprintf("(%s, %s); not native: %s", word(c.GetActualMode()), word(c.GetLinker()), c.GetModeReason())
+	if c.GetProblem() != "" {
+		text += "; " + c.GetProblem()
 	}
-	return fmt.Sprintf("(%s, %s)", word(c.GetActualMode()), word(c.GetLinker()))
+	return text
 }

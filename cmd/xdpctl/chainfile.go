@@ -68,7 +68,7 @@ func (f *chainFile) program(name string, pair *ast.MappingValueNode) error {
 			return err
 		},
 		"lifetime": func(n ast.Node, what string) error {
-			w, err := oneOf(n, what, "daemon", "persistent")
+			w, err := oneOf(n, what, "daemon", "persistent", "lease")
 			p.spec.Lifetime = xdpdv1.Lifetime(xdpdv1.Lifetime_value["LIFETIME_"+strings.ToUpper(w)])
 			return err
 		},
@@ -119,6 +119,9 @@ func (p *fileProgram) readObject(n ast.Node, what string) error {
 
 // chain reads one pair of chains.
 func (f *chainFile) chain(iface string, pair *ast.MappingValueNode) error {
+	if isPattern(iface) {
+		return at(pair.Key, "chains.%s: a chain is of one interface, and this is a pattern; xdpctl add takes patterns", iface)
+	}
 	c := &xdpdv1.ChainSpec{Interface: iface}
 	f.chains = append(f.chains, c)
 	what, members := "chains."+iface, false

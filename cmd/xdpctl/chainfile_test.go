@@ -43,6 +43,7 @@ chains:
       - program: "~"
         proceed_on: []
   eth1: {members: []}
+  blue:eth1: {members: []}
 `
 
 // request puts what a file says into the form of a request, as apply does when no object is a path.
@@ -78,6 +79,7 @@ func allKeysRequest() *xdpdv1.SetChainsRequest {
 				},
 			},
 			{Interface: "eth1"},
+			{Interface: "blue:eth1"},
 		},
 	}
 }
@@ -170,6 +172,7 @@ func TestParseChainsErrors(t *testing.T) {
 		{"chains: {eth0: {members: [{program: a, proceed_on: pass}]}}", `members[0].proceed_on: it is one of none, not "pass"`},
 		{"chains: {eth0: {members: [{program: a, proceed_on: }]}}", "members[0].proceed_on: want a list, here is nothing"},
 		{"chains: {eth0: {members: [{program: a, proceed_on: [none]}]}}", `it is one of aborted, drop`},
+		{"chains:\n  'blue:eth*': {members: []}", "2:3: chains.blue:eth*: a chain is of one interface, and this is a pattern; xdpctl add takes patterns"},
 		{"chains: {'': {members: []}}", "1:10: a key of chains: the text is empty"},
 		{"chains: {~: {members: []}}", "1:10: a key of chains: want text, here is nothing"},
 		{"chains: {eth0: &a {members: []}, eth1: *a}", "1:16: chains.eth0: want a mapping, here is an anchor, alias or merge key"},
@@ -177,7 +180,7 @@ func TestParseChainsErrors(t *testing.T) {
 		{"chains: {eth0: !!map {members: []}}", "here is a tag, which is not supported"},
 		{"chains: {? [a] : {members: []}}", "1:"},
 		{chains + "programs: {p: }", "2:14: programs.p: want a mapping, here is nothing"},
-		{chains + "programs: {p: {lifetime: lease}}", `programs.p.lifetime: it is one of daemon, persistent, not "lease"`},
+		{chains + "programs: {p: {lifetime: ever}}", `programs.p.lifetime: it is one of daemon, persistent, lease, not "ever"`},
 		{chains + "programs: {p: {object: ''}}", "programs.p.object: the text is empty"},
 		{chains + "programs: {p: {object: sha256:12}}", "2:24: programs.p.object: behind sha256: come 64 hex digits; a file of that name is ./sha256:12"},
 		{chains + "programs: {p: {globals: []}}", "programs.p.globals: want a mapping, here is a list"},
@@ -203,6 +206,7 @@ func nasty() []string {
 		"a", "on", "Off", "y", "null", "~", "true", "1e3", "08", "0x1F", "1_000", "12:30", "-", "- a", "a: b", "#a", "a #b", "'", `"`,
 		"[a]", "{a}", "*a", "&a", "!a", "%a", "@a", "`a", "|", ">", "?", "<<", "=", ".inf", ".nan", "a\nb", "\n", " ", " a", "a ", "\t",
 		"\x01", "\x7f", "é", "\U0001f600", "\u2028", "\ufeff", "\\", "...", "---", "2026-01-01", "a\r\nb", "+1", "-0", "eth0.100", "sha256:x",
+		"blue:eth0", "/a: b/#c:eth0", "1:2:3",
 	}
 }
 
@@ -237,6 +241,9 @@ func randomChains(rnd *rand.Rand, name func() string, globals []string) ([]*xdpd
 	used := map[string]bool{}
 	for range 1 + rnd.IntN(3) {
 		iface := name()
+		for isPattern(iface) {
+			iface = name()
+		}
 		if slices.ContainsFunc(chains, func(c *xdpdv1.Chain) bool { return c.GetInterface() == iface }) {
 			continue
 		}
@@ -268,7 +275,7 @@ func randomChains(rnd *rand.Rand, name func() string, globals []string) ([]*xdpd
 			}
 		}
 		is := &xdpdv1.Program{
-			Name: p, Function: name(), ObjectSha256: fmt.Sprintf("%064x", rnd.Uint64()), Lifetime: xdpdv1.Lifetime(rnd.IntN(3)), Settings: settings,
+			Name: p, Function: name(), ObjectSha256: fmt.Sprintf("%064x", rnd.Uint64()), Lifetime: xdpdv1.Lifetime(rnd.IntN(4)), Settings: settings,
 		}
 		programs = append(programs, is)
 		want.Programs = append(want.Programs, &xdpdv1.ProgramSpec{

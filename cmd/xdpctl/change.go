@@ -156,6 +156,9 @@ func (a *app) printChange(resp changed, table func(io.Writer)) error {
 		default:
 			table(w)
 		}
+		for _, t := range ch.GetTakeovers() {
+			fmt.Fprintln(w, takeover(t, ch.GetDryRun()))
+		}
 		for _, m := range ch.GetMaps() {
 			fmt.Fprintln(w, origin(m, ch.GetDryRun()))
 		}
@@ -230,6 +233,31 @@ func origin(m *xdpdv1.MapOrigin, dryRun bool) string {
 	}
 	if m.GetReason() != "" {
 		text += ": " + m.GetReason()
+	}
+	return text
+}
+
+// takeover says in one line which foreign program a chain replaced, and how.
+func takeover(t *xdpdv1.Takeover, dryRun bool) string {
+	took, had := "took over", "for a moment the interface had no program"
+	if dryRun {
+		took, had = "would take over", "for a moment the interface would have no program"
+	}
+	how := "; " + had
+	if t.GetSwapped() {
+		how = ", in one swap"
+	}
+	return fmt.Sprintf("%s %s on %s%s", took, foreign(t.GetProgramId(), t.GetName(), t.GetMode()), t.GetInterface(), how)
+}
+
+// foreign names a program that is not xdpd's, as in: program 44 other (native).
+func foreign(id uint32, name string, mode xdpdv1.Mode) string {
+	text := fmt.Sprintf("program %d", id)
+	if name != "" {
+		text += " " + name
+	}
+	if mode != xdpdv1.Mode_MODE_UNSPECIFIED {
+		text += " (" + word(mode) + ")"
 	}
 	return text
 }

@@ -86,15 +86,19 @@ func listed(c completer) completer {
 	}
 }
 
-// hostInterfaces completes the interfaces of the network namespace that xdpctl runs in.
-func hostInterfaces(*cobra.Command, []string, string) []cobra.Completion {
-	ifs, err := net.Interfaces()
-	if err != nil {
-		return nil
-	}
+// anyInterfaces completes the interfaces of the network namespace that xdpctl runs in, and those of other ones that
+// have a chain.
+func (a *app) anyInterfaces(cmd *cobra.Command, args []string, typed string) []cobra.Completion {
 	var names []cobra.Completion
-	for _, i := range ifs {
-		names = append(names, i.Name)
+	if ifs, err := net.Interfaces(); err == nil {
+		for _, i := range ifs {
+			names = append(names, i.Name)
+		}
+	}
+	for _, name := range a.chainInterfaces(cmd, args, typed) {
+		if strings.Contains(name, ":") {
+			names = append(names, name)
+		}
 	}
 	return names
 }
@@ -130,12 +134,28 @@ func (a *app) programsOn(cmd *cobra.Command, match func(interfaces []string) boo
 
 // programInterfaces completes the interfaces of the program that is the first argument.
 func (a *app) programInterfaces(cmd *cobra.Command, args []string, _ string) []cobra.Completion {
+	return a.ofProgram(cmd, args, func(p *xdpdv1.Program) []cobra.Completion { return p.GetInterfaces() })
+}
+
+// programPlaces completes the interfaces and the patterns of the program that is the first argument.
+func (a *app) programPlaces(cmd *cobra.Command, args []string, _ string) []cobra.Completion {
+	return a.ofProgram(cmd, args, func(p *xdpdv1.Program) []cobra.Completion {
+		places := slices.Clone(p.GetInterfaces())
+		for _, pattern := range p.GetPatterns() {
+			places = append(places, pattern.GetPattern())
+		}
+		return places
+	})
+}
+
+// ofProgram returns what f makes of the program that is the first argument.
+func (a *app) ofProgram(cmd *cobra.Command, args []string, f func(*xdpdv1.Program) []cobra.Completion) []cobra.Completion {
 	if len(args) == 0 {
 		return nil
 	}
 	return a.ask(cmd, func(ctx context.Context, c *client.Client) ([]cobra.Completion, error) {
 		resp, err := c.GetProgram(ctx, &xdpdv1.GetProgramRequest{Name: args[0]})
-		return resp.GetProgram().GetInterfaces(), err
+		return f(resp.GetProgram()), err
 	})
 }
 

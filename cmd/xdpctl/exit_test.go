@@ -26,7 +26,7 @@ func TestUsage(t *testing.T) {
 		{"", "a command is missing"},
 		{"frobnicate", `"frobnicate" is not a command`},
 		{"chian", `is it "chain"?`},
-		{"ls extra", `"extra" is one argument too many`},
+		{"ls p extra", `"extra" is one argument too many`},
 		{"ls --nonsense", "unknown flag: --nonsense"},
 		{"ls -o xml", "it is one of table, json, yaml"},
 		{"status --socket=", "--socket is empty"},
@@ -43,7 +43,11 @@ func TestUsage(t *testing.T) {
 		{"add blocklist.o --interface eth0 --last --after m", "--last and --after exclude each other"},
 		{"add blocklist.o --interface eth0 --before m --after m", "--before and --after exclude each other"},
 		{"add blocklist.o --interface eth0 --mode fast", "it is one of auto, native, generic"},
-		{"add blocklist.o --interface eth0 --lifetime lease", "it is one of daemon, persistent"},
+		{"add blocklist.o --interface eth0 --lifetime ever", "it is one of daemon, persistent, lease"},
+		{"add blocklist.o --interface eth0 --lifetime lease", "--lifetime lease needs the token of a lease"},
+		{"add blocklist.o --interface eth0 --lifetime lease --lease=", "--lease has an empty value"},
+		{"add blocklist.o --interface eth0 --lease t", "--lease needs --lifetime lease"},
+		{"add blocklist.o --interface eth0 --lifetime daemon --lease t", "--lease needs --lifetime lease"},
 		{"add blocklist.o --interface eth0 --priority high", "invalid argument"},
 		{"add blocklist.o --interface eth0 --priority 2147483648", "out of range"},
 		{"add blocklist.o --interface eth0 --proceed-on pass,none", `cannot have "none"`},
@@ -52,6 +56,7 @@ func TestUsage(t *testing.T) {
 		{"rm", "PROGRAM is missing"},
 		{"rm p q", `"q" is one argument too many`},
 		{"rm p --interface=", "--interface has an empty value"},
+		{"rm p -i eth0,", "--interface has an empty value"},
 		{"set p", "nothing to change"},
 		{"set p --interface eth0", "nothing to change"},
 		{"set p --interface= --first", "--interface has an empty value"},
@@ -145,6 +150,7 @@ func TestEmptyArgument(t *testing.T) {
 		{"confirm", ""},
 		{"cancel", ""},
 		{"maps", ""},
+		{"ls", ""},
 		{"trace", ""},
 	} {
 		var errs bytes.Buffer
@@ -223,6 +229,7 @@ func TestRefusals(t *testing.T) {
 		{"lost", status.Error(codes.Unavailable, "transport is closing"), exitNoDaemon, "is not known"},
 		{"old daemon", status.Error(codes.Unimplemented, "unknown method"), exitRefused, "gRPC code: Unimplemented"},
 		{"new daemon", refusal(t, codes.FailedPrecondition, "INVENTED_LATER", "", "no", map[string]string{"a": "b"}), exitRefused, "  a: b\n"},
+		{"overloaded", refusal(t, codes.ResourceExhausted, "OVERLOADED", "", "too much to do", map[string]string{"limit": "64"}), exitRefused, "reason: OVERLOADED\n  limit: 64\n"},
 		{"denied", status.Error(codes.PermissionDenied, "uid 1000 may not"), exitRefused, "uid 1000 may not"},
 	}
 	for _, c := range cases {

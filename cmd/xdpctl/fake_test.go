@@ -132,7 +132,7 @@ type result struct {
 	both     string // as a terminal shows them
 }
 
-// xdpctl runs a command line, as a shell without quotes would split it, against the daemon on the socket.
+// xdpctl runs a command line, as a shell would split it where no quotes are around spaces, against the daemon on the socket.
 func xdpctl(t *testing.T, socket, line, stdin string) result {
 	t.Helper()
 	return xdpctlUntil(t.Context(), socket, line, strings.NewReader(stdin))
@@ -143,7 +143,7 @@ func xdpctlUntil(ctx context.Context, socket, line string, stdin io.Reader) resu
 	var out, errs, both bytes.Buffer
 	env := func(name string) string { return map[string]string{"XDPD_SOCKET": socket}[name] }
 	files := stdio{stdin, io.MultiWriter(&out, &both), io.MultiWriter(&errs, &both)}
-	code := run(ctx, strings.Fields(line), env, files)
+	code := run(ctx, strings.Fields(strings.ReplaceAll(line, "'", "")), env, files)
 	hide := strings.NewReplacer(socket, client.DefaultSocket)
 	return result{code, hide.Replace(out.String()), hide.Replace(errs.String()), hide.Replace(both.String())}
 }

@@ -34,6 +34,9 @@ func (c *choice) Set(word string) error {
 // Type is what help shows in the place of the value.
 func (c *choice) Type() string { return strings.Join(c.words, "|") }
 
+const interfaceHelp = `An interface IF is NAME in the network namespace of the daemon, or NETNS:NAME in another one: NETNS is a name of
+ip netns, or the absolute path of a namespace.`
+
 const proceedOnHelp = `The verdicts of --proceed-on are aborted, drop, pass, tx and redirect, in a list with commas, or none: then
 every verdict is final. Return code 31 (XDPD_CONTINUE) always proceeds and is not part of the set.`
 
@@ -101,6 +104,11 @@ func (p *placement) proceedOnSet(cmd *cobra.Command) (*xdpdv1.ProceedOn, error) 
 	slices.Sort(set.Verdicts)
 	set.Verdicts = slices.Compact(set.Verdicts)
 	return set, nil
+}
+
+// isPattern tells whether an interface is named by a pattern, as the API has them.
+func isPattern(ref string) bool {
+	return strings.ContainsAny(ref[strings.LastIndexByte(ref, ':')+1:], "*?[")
 }
 
 // verdictWords are the verdicts of the API in their order.

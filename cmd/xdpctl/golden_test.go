@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -51,7 +52,7 @@ func goldenCases(t *testing.T) []goldenCase {
 		"3: (71) r0 = *(u8 *)(r1 +12)\ninvalid access to packet, off=12 size=1, R1(id=0,off=12,r=0)\n"+
 			"R1 offset is outside of the packet\n",
 		"the verifier refuses program sample: permission denied", map[string]string{"program": "sample"})
-	return append(changeCases(t), []goldenCase{
+	return slices.Concat(changeCases(t), survivalCases(t), []goldenCase{
 		{"chain", "chain eth0", map[string]any{"GetChain": &xdpdv1.GetChainResponse{Chain: eth0()}}, 0},
 		{"chains", "chain", map[string]any{"ListChains": chains}, 0},
 		{"chain-json", "chain wlan0 -o json", map[string]any{"GetChain": &xdpdv1.GetChainResponse{Chain: wlan0()}}, 0},
@@ -87,7 +88,7 @@ func goldenCases(t *testing.T) []goldenCase {
 		{"help-ls", "ls --help", nil, 0},
 		{"help-status", "status --help", nil, 0},
 		{"help-version", "version --help", nil, 0},
-	}...)
+	})
 }
 
 func TestGolden(t *testing.T) {

@@ -83,8 +83,16 @@ func TestRequests(t *testing.T) {
 			Object: object, Interfaces: eth,
 			Lifetime: xdpdv1.Lifetime_LIFETIME_PERSISTENT,
 		}},
+		{"add blocklist.o -i eth* --interface blue:eth0,veth[0-9]", &add{Object: object, Interfaces: []string{"eth*", "blue:eth0", "veth[0-9]"}}},
+		{"add blocklist.o -i eth0 --takeover", &add{Object: object, Interfaces: eth, Takeover: true}},
+		{"add blocklist.o -i eth0 --lifetime lease --lease t", &add{
+			Object: object, Interfaces: eth,
+			Lifetime: xdpdv1.Lifetime_LIFETIME_LEASE, Lease: "t",
+		}},
 		{"rm p", &xdpdv1.RemoveProgramRequest{Name: "p"}},
 		{"rm p --interface eth0", &xdpdv1.RemoveProgramRequest{Name: "p", Interfaces: eth}},
+		{"rm p -i eth*,blue:eth0", &xdpdv1.RemoveProgramRequest{Name: "p", Interfaces: []string{"eth*", "blue:eth0"}}},
+		{"set p -i blue:eth0 --first", set1(&upd{Interface: "blue:eth0", Position: first()})},
 		{"set p --priority 0", set1(&upd{Priority: ptr[int32](0)})},
 		{"set p --interface eth0 --priority 20", set1(&upd{Interface: "eth0", Priority: ptr[int32](20)})},
 		{"set p --first", set1(&upd{Position: first()})},
@@ -96,6 +104,7 @@ func TestRequests(t *testing.T) {
 		{"set p --proceed-on none", set1(&upd{ProceedOn: set()})},
 		{"set p --proceed-on pass,redirect", set1(&upd{ProceedOn: set(pass, redirect)})},
 		{"ls", &xdpdv1.ListProgramsRequest{}},
+		{"ls p", &xdpdv1.GetProgramRequest{Name: "p"}},
 		{"chain", &xdpdv1.ListChainsRequest{}},
 		{"chain eth0", &xdpdv1.GetChainRequest{Interface: "eth0"}},
 		{"status", &xdpdv1.GetStatusRequest{}},
@@ -103,6 +112,7 @@ func TestRequests(t *testing.T) {
 	f := startFake(t, map[string]any{
 		"AddProgram": &xdpdv1.AddProgramResponse{}, "RemoveProgram": &xdpdv1.RemoveProgramResponse{},
 		"UpdateMembers": &xdpdv1.UpdateMembersResponse{}, "ListPrograms": &xdpdv1.ListProgramsResponse{},
+		"GetProgram": &xdpdv1.GetProgramResponse{},
 		"ListChains": &xdpdv1.ListChainsResponse{}, "GetChain": &xdpdv1.GetChainResponse{},
 		"GetStatus": &xdpdv1.GetStatusResponse{},
 	})

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -23,9 +24,11 @@ Exit status:
      and where the kernel's verifier refused a program the end of its log
   2  the command line is wrong; nothing was done
   3  no daemon answers on the socket
+xdpctl hold exits with the status of its command.
 
 Environment:
-  XDPD_SOCKET  the daemon's socket, where --socket is not given`
+  XDPD_SOCKET  the daemon's socket, where --socket is not given
+  XDPD_LEASE   the token of a lease, for add --lifetime lease where --lease is not given`
 
 // stdio is the three standard files of a process.
 type stdio struct {
@@ -36,16 +39,20 @@ type stdio struct {
 // app is what the commands share: the standard files and the flags that all of them have.
 type app struct {
 	stdio
+	getenv func(string) string
 	socket string
 	output choice
 }
 
 // run executes one command line and returns its exit status, one of the exit constants.
 func run(ctx context.Context, args []string, getenv func(string) string, files stdio) int {
-	a := &app{stdio: files, output: choice{value: "table", words: []string{"table", "json", "yaml"}}}
+	a := &app{stdio: files, getenv: getenv, output: choice{value: "table", words: []string{"table", "json", "yaml"}}}
 	root := a.root(cmp.Or(getenv("XDPD_SOCKET"), client.DefaultSocket))
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	if over, ok := errors.AsType[*exited](err); ok {
+		return over.status
+	}
 	return a.exit(cmd, err)
 }
 
@@ -74,7 +81,7 @@ func (a *app) root(socket string) *cobra.Command {
 	complete(cmd, "output", fixed(a.output.words...))
 	commands := []*cobra.Command{
 		a.add(), a.replace(), a.rm(), a.set(), a.order(), a.apply(), a.history(), a.rollback(), a.confirm(), a.cancel(),
-		a.ls(), a.maps(), a.chain(), a.watch(), a.trace(), a.status(), a.version(), a.changes(),
+		a.ls(), a.maps(), a.chain(), a.hold(), a.watch(), a.trace(), a.status(), a.version(), a.changes(),
 	}
 	for _, c := range commands {
 		c.DisableFlagsInUseLine = true

@@ -59,7 +59,7 @@ func (a *app) set() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.iface, "interface", "", "on interface `IF` only")
+	f.StringVarP(&o.iface, "interface", "i", "", "on interface `IF` only")
 	o.placement.register(cmd, a.members)
 	f.BoolVar(&o.enable, "enable", false, "let it run")
 	f.BoolVar(&o.disable, "disable", false, "let it not run; it keeps its place and its maps")

@@ -17,7 +17,7 @@ func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use:               "status",
 		Short:             "Tell about the daemon, the kernel, and the linker and why",
-		Long:              "Tell about the daemon and the kernel, which linker is in use and why, and what is wrong at the moment.",
+		Long:              "Tell about the daemon and the kernel, which linker is in use and why, which leases there are,\nand what is wrong at the moment.",
 		Args:              atMost(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -52,6 +52,9 @@ func statusTable(w io.Writer, s *xdpdv1.GetStatusResponse) {
 	t.row("state", s.GetStateDir())
 	t.row("programs", fmt.Sprint(s.GetPrograms()))
 	t.row("chains", fmt.Sprint(s.GetChains()))
+	for _, l := range s.GetLeases() {
+		t.row("lease", leaseLine(l))
+	}
 	for _, p := range s.GetProblems() {
 		t.row("problem", p)
 	}

@@ -144,6 +144,14 @@ func event(r *xdpdv1.WatchResponse) string {
 		what = fmt.Sprintf("interface has come, ifindex %d", e.InterfaceUp.GetIfindex())
 	case *xdpdv1.WatchResponse_InterfaceGone:
 		what = fmt.Sprintf("interface is gone, ifindex was %d", e.InterfaceGone.GetIfindex())
+	case *xdpdv1.WatchResponse_InterfaceRenamed:
+		what = "interface renamed, was " + e.InterfaceRenamed.GetFrom()
+	case *xdpdv1.WatchResponse_ForeignSeen:
+		f := e.ForeignSeen
+		what = fmt.Sprintf("foreign %s has the place of the chain", foreign(f.GetProgramId(), f.GetName(), f.GetMode()))
+	case *xdpdv1.WatchResponse_LeaseEnded_:
+		l := e.LeaseEnded.GetLease()
+		what = fmt.Sprintf("lease %d ended: %s; its programs go: %s", l.GetId(), e.LeaseEnded.GetReason(), list(l.GetPrograms()))
 	default:
 		what = "an event that this xdpctl does not know"
 	}

@@ -51,6 +51,15 @@ func allEvents() []*xdpdv1.WatchResponse {
 	tell("", "", missed())
 	tell("", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_Missed_{Missed: &xdpdv1.WatchResponse_Missed{Events: 12}}})
 	tell("", "", &xdpdv1.WatchResponse{})
+	tell("blue:eth0", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_InterfaceRenamed{
+		InterfaceRenamed: &xdpdv1.WatchResponse_Renamed{From: "veth7"},
+	}})
+	tell("eth1", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_ForeignSeen{
+		ForeignSeen: &xdpdv1.WatchResponse_ForeignProgram{ProgramId: 44, Name: "firewall", Mode: xdpdv1.Mode_MODE_NATIVE},
+	}})
+	tell("", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_LeaseEnded_{
+		LeaseEnded: &xdpdv1.WatchResponse_LeaseEnded{Lease: leases()[0], Reason: "its stream ended"},
+	}})
 	tell("usb0", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_InterfaceGone{InterfaceGone: &xdpdv1.WatchResponse_Interface{Ifindex: 9}}})
 	tell("usb0", "", &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_InterfaceUp{InterfaceUp: &xdpdv1.WatchResponse_Interface{Ifindex: 11}}})
 	return all

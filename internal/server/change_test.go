@@ -54,6 +54,10 @@ func fullOutcome() (control.Outcome, *xdpdv1.Change) {
 			{Program: "fw", MapOrigin: dispatcher.MapOrigin{Map: "b", Origin: dispatcher.OriginCarried}},
 			{Program: "fw", MapOrigin: dispatcher.MapOrigin{Map: "c", Origin: dispatcher.OriginShared}},
 		},
+		Took: []control.Takeover{
+			{Interface: "eth0", Foreign: control.Foreign{ID: 44, Name: "other\xff", Mode: chain.Native}, Swapped: true},
+			{Interface: "eth1", Foreign: control.Foreign{ID: 45}},
+		},
 	}
 	return out, &xdpdv1.Change{
 		Changed: true, DryRun: true, Diff: []string{"+ fw", "bad\uFFFD"}, Pending: waitingMessage(),
@@ -61,6 +65,10 @@ func fullOutcome() (control.Outcome, *xdpdv1.Change) {
 			{Program: "fw", Map: "a", Origin: xdpdv1.MapOrigin_ORIGIN_NEW, Reason: "key size"},
 			{Program: "fw", Map: "b", Origin: xdpdv1.MapOrigin_ORIGIN_CARRIED},
 			{Program: "fw", Map: "c", Origin: xdpdv1.MapOrigin_ORIGIN_SHARED},
+		},
+		Takeovers: []*xdpdv1.Takeover{
+			{Interface: "eth0", ProgramId: 44, Name: "other\uFFFD", Mode: xdpdv1.Mode_MODE_NATIVE, Swapped: true},
+			{Interface: "eth1", ProgramId: 45},
 		},
 	}
 }

@@ -5,7 +5,6 @@ package server
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -88,36 +87,53 @@ func decodeLifetime(field string, l xdpdv1.Lifetime) (control.Lifetime, error) {
 		return control.Daemon, nil
 	case xdpdv1.Lifetime_LIFETIME_PERSISTENT:
 		return control.Persistent, nil
+	case xdpdv1.Lifetime_LIFETIME_LEASE:
+		return control.Leased, nil
 	}
 	return "", invalid(field, "there is no lifetime %d", l)
 }
 
-func checkInterfaces(names []string) error {
-	if len(names) > maxInterfaces {
-		return invalid("interfaces", "there are %d, at most %d are taken", len(names), maxInterfaces)
+// decodePlaces takes interfaces and patterns, each in its one spelling.
+func decodePlaces(refs []string) ([]string, error) {
+	if len(refs) > maxInterfaces {
+		return nil, invalid("interfaces", "there are %d, at most %d are taken", len(refs), maxInterfaces)
 	}
-	seen := make(map[string]int, len(names))
-	for i, name := range names {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	places, seen := make([]string, len(refs)), make(map[string]int, len(refs))
+	for i, ref := range refs {
 		field := fmt.Sprintf("interfaces[%d]", i)
-		if err := checkInterface(field, name); err != nil {
-			return err
+		place, err := decodePlace(field, ref)
+		if err != nil {
+			return nil, err
 		}
-		if before, twice := seen[name]; twice {
-			return invalid(field, "%q is interfaces[%d] already", name, before)
+		if before, twice := seen[place]; twice {
+			return nil, invalid(field, "%q is interfaces[%d] already", place, before)
 		}
-		seen[name] = i
+		places[i], seen[place] = place, i
 	}
-	return nil
+	return places, nil
 }
 
-func checkInterface(field, name string) error {
-	if err := given(field, name); err != nil {
-		return err
+// decodeInterface takes one interface, in its one spelling.
+func decodeInterface(field, ref string) (string, error) {
+	iface, err := decodePlace(field, ref)
+	if err == nil && chain.IsPattern(iface) {
+		return "", invalid(field, "%q is a pattern; only the interfaces of AddProgram and RemoveProgram can be patterns, name one interface", iface)
 	}
-	if len(name) >= unix.IFNAMSIZ {
-		return invalid(field, "%q has %d bytes, the name of an interface has at most %d", name, len(name), unix.IFNAMSIZ-1)
+	return iface, err
+}
+
+func decodePlace(field, ref string) (string, error) {
+	if err := given(field, ref); err != nil {
+		return "", err
 	}
-	return nil
+	place := chain.CanonicalInterface(ref)
+	if _, _, err := chain.ParseInterface(place); err != nil {
+		return "", chain.Errorf(chain.InvalidArgument, chain.Facts{"field": field, "interface": ref}, "%s: %w", field, err)
+	}
+	return place, nil
 }
 
 func given(field, value string) error {

@@ -22,7 +22,7 @@ func decodeAdd(req *xdpdv1.AddProgramRequest, by control.Caller) (add control.Ad
 		return add, err
 	}
 	add = control.AddRequest{
-		Name: req.GetName(), Function: req.GetFunction(), Interfaces: req.GetInterfaces(), Priority: req.Priority,
+		Name: req.GetName(), Function: req.GetFunction(), Priority: req.Priority, Takeover: req.GetTakeover(),
 	}
 	if add.Object, err = decodeObject(req.GetObject(), req.GetObjectSha256()); err != nil {
 		return add, err
@@ -36,11 +36,11 @@ func decodeAdd(req *xdpdv1.AddProgramRequest, by control.Caller) (add control.Ad
 	if err := bounded("function", add.Function); err != nil {
 		return add, err
 	}
+	if add.Interfaces, err = decodePlaces(req.GetInterfaces()); err != nil {
+		return add, err
+	}
 	if len(add.Interfaces) == 0 {
 		return add, invalid("interfaces", "name at least one")
-	}
-	if err := checkInterfaces(add.Interfaces); err != nil {
-		return add, err
 	}
 	if add.Position, err = decodePosition("position", req.GetPosition()); err != nil {
 		return add, err
@@ -54,6 +54,9 @@ func decodeAdd(req *xdpdv1.AddProgramRequest, by control.Caller) (add control.Ad
 	if add.Lifetime, err = decodeLifetime("lifetime", req.GetLifetime()); err != nil {
 		return add, err
 	}
+	if add.Lease, err = decodeLease(req.GetLease(), add.Lifetime); err != nil {
+		return add, err
+	}
 	settings, err := decodeSettings("settings", req.GetSettings())
 	if err != nil {
 		return add, err
@@ -63,6 +66,17 @@ func decodeAdd(req *xdpdv1.AddProgramRequest, by control.Caller) (add control.Ad
 	}
 	add.Options, err = decodeOptions(req.GetOptions(), by)
 	return add, err
+}
+
+// decodeLease takes the token of a lease, which a program of that lifetime has and others do not have.
+func decodeLease(token string, lifetime control.Lifetime) (string, error) {
+	switch {
+	case lifetime == control.Leased && token == "":
+		return "", invalid("lease", "it is empty; with LIFETIME_LEASE give the token that Hold answered")
+	case lifetime != control.Leased && token != "":
+		return "", invalid("lease", "it goes with LIFETIME_LEASE only")
+	}
+	return token, bounded("lease", token)
 }
 
 func decodeReplace(req *xdpdv1.ReplaceProgramRequest, by control.Caller) (replace control.ReplaceRequest, err error) {
@@ -90,11 +104,11 @@ func decodeRemove(req *xdpdv1.RemoveProgramRequest, by control.Caller) (remove c
 	if err := known(req.ProtoReflect(), ""); err != nil {
 		return remove, err
 	}
-	remove = control.RemoveRequest{Name: req.GetName(), Interfaces: req.GetInterfaces()}
+	remove.Name = req.GetName()
 	if err := given("name", remove.Name); err != nil {
 		return remove, err
 	}
-	if err := checkInterfaces(remove.Interfaces); err != nil {
+	if remove.Interfaces, err = decodePlaces(req.GetInterfaces()); err != nil {
 		return remove, err
 	}
 	remove.Options, err = decodeOptions(req.GetOptions(), by)
@@ -119,12 +133,12 @@ func decodeUpdates(req *xdpdv1.UpdateMembersRequest, by control.Caller) (update 
 }
 
 func decodeUpdate(in string, u *xdpdv1.MemberUpdate) (update control.Update, err error) {
-	update = control.Update{Program: u.GetProgram(), Interface: u.GetInterface(), Priority: u.Priority, Enabled: u.Enabled}
+	update = control.Update{Program: u.GetProgram(), Priority: u.Priority, Enabled: u.Enabled}
 	if err := given(in+"program", update.Program); err != nil {
 		return update, err
 	}
-	if update.Interface != "" {
-		if err := checkInterface(in+"interface", update.Interface); err != nil {
+	if ref := u.GetInterface(); ref != "" {
+		if update.Interface, err = decodeInterface(in+"interface", ref); err != nil {
 			return update, err
 		}
 	}
@@ -139,8 +153,8 @@ func decodeRollback(req *xdpdv1.RollbackRequest, by control.Caller) (back contro
 	if err := known(req.ProtoReflect(), ""); err != nil {
 		return back, err
 	}
-	back = control.RollbackRequest{Interface: req.GetInterface(), Revision: req.GetRevision(), Everywhere: req.GetEverywhere()}
-	if err := checkInterface("interface", back.Interface); err != nil {
+	back = control.RollbackRequest{Revision: req.GetRevision(), Everywhere: req.GetEverywhere()}
+	if back.Interface, err = decodeInterface("interface", req.GetInterface()); err != nil {
 		return back, err
 	}
 	back.Options, err = decodeOptions(req.GetOptions(), by)
@@ -156,20 +170,37 @@ func checkID(id uint64) error {
 }
 
 func decodeOptions(o *xdpdv1.ChangeOptions, by control.Caller) (options control.Options, err error) {
-	options = control.Options{Expected: o.GetExpectedRevisions(), DryRun: o.GetDryRun(), Comment: o.GetComment(), Caller: by}
-	const expected = "options.expected_revisions"
-	if n := len(options.Expected); n > maxInterfaces {
-		return options, invalid(expected, "there are %d, at most %d are taken", n, maxInterfaces)
-	}
-	for _, name := range slices.Sorted(maps.Keys(options.Expected)) {
-		if err := checkInterface(entry(expected, name), name); err != nil {
-			return options, err
-		}
+	options = control.Options{DryRun: o.GetDryRun(), Comment: o.GetComment(), Caller: by}
+	if options.Expected, err = decodeExpected(o.GetExpectedRevisions()); err != nil {
+		return options, err
 	}
 	if options.ConfirmWithin, err = decodeConfirmWithin(o.GetConfirmWithin(), options.DryRun); err != nil {
 		return options, err
 	}
 	return options, checkComment(options.Comment)
+}
+
+func decodeExpected(revisions map[string]uint64) (map[string]uint64, error) {
+	const field = "options.expected_revisions"
+	if n := len(revisions); n > maxInterfaces {
+		return nil, invalid(field, "there are %d, at most %d are taken", n, maxInterfaces)
+	}
+	if len(revisions) == 0 {
+		return nil, nil
+	}
+	expected := make(map[string]uint64, len(revisions))
+	for _, ref := range slices.Sorted(maps.Keys(revisions)) {
+		at := entry(field, ref)
+		iface, err := decodeInterface(at, ref)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := expected[iface]; twice {
+			return nil, invalid(at, "%q is in the map under another spelling too", iface)
+		}
+		expected[iface] = revisions[ref]
+	}
+	return expected, nil
 }
 
 func decodeConfirmWithin(d *durationpb.Duration, dryRun bool) (time.Duration, error) {

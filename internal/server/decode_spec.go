@@ -115,17 +115,17 @@ func decodeChains(specs []*xdpdv1.ChainSpec) ([]control.ChainSpec, error) {
 		if chains[i], err = decodeChain(in, s); err != nil {
 			return nil, err
 		}
-		if before, twice := seen[s.GetInterface()]; twice {
-			return nil, invalid(in+"interface", "%q is chains[%d] already", s.GetInterface(), before)
+		iface := chains[i].Interface
+		if before, twice := seen[iface]; twice {
+			return nil, invalid(in+"interface", "%q is chains[%d] already", iface, before)
 		}
-		seen[s.GetInterface()] = i
+		seen[iface] = i
 	}
 	return chains, nil
 }
 
 func decodeChain(in string, s *xdpdv1.ChainSpec) (c control.ChainSpec, err error) {
-	c.Interface = s.GetInterface()
-	if err := checkInterface(in+"interface", c.Interface); err != nil {
+	if c.Interface, err = decodeInterface(in+"interface", s.GetInterface()); err != nil {
 		return c, err
 	}
 	if c.Mode, err = decodeMode(in+"mode", s.GetMode()); err != nil {

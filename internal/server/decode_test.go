@@ -333,7 +333,7 @@ func TestObjectTooLarge(t *testing.T) {
 		{maxObject, codes.OK, ""},
 		{maxObject + 1, codes.InvalidArgument, "OBJECT_TOO_LARGE"},
 		{maxMessage - 100, codes.InvalidArgument, "OBJECT_TOO_LARGE"}, // the rest of the request is less than that
-		{maxMessage, codes.ResourceExhausted, ""},                     // grpc's own
+		{maxMessage, codes.InvalidArgument, "OBJECT_TOO_LARGE"},       // it is refused before it is read
 	} {
 		req := add("eth0")
 		req.Object = bytes.Repeat([]byte{1}, tc.size)

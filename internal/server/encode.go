@@ -10,6 +10,7 @@ import (
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/control"
+	"github.com/xdpd/xdpd/store"
 )
 
 func encodeProgram(p control.Program) *xdpdv1.Program {
@@ -17,7 +18,34 @@ func encodeProgram(p control.Program) *xdpdv1.Program {
 		Name: p.Name, Id: p.ID, Function: text(p.Function), ObjectSha256: p.SHA256, ObjectSize: p.Size,
 		Lifetime: encodeLifetime(p.Lifetime), Interfaces: each(p.Interfaces, text), Maps: each(p.Maps, encodeMap),
 		KernelId: p.KernelID, Added: timestamppb.New(p.Added), OwnerUid: p.OwnerUID, Settings: encodeSettings(p.Settings),
+		Lease: p.Lease, Patterns: each(p.Patterns, encodePattern),
 	}
+}
+
+// encodePattern leaves no proceed-on set to a default: the one that is told is the one that members get.
+func encodePattern(p store.Pattern) *xdpdv1.Pattern {
+	proceedOn := chain.Of(chain.Pass)
+	if p.ProceedOn != nil {
+		proceedOn = *p.ProceedOn
+	}
+	return &xdpdv1.Pattern{
+		Pattern: text(p.Glob), Priority: p.Priority, Position: encodePosition(p.Position), Mode: encodeMode(p.Mode),
+		ProceedOn: &xdpdv1.ProceedOn{Verdicts: encodeProceedOn(proceedOn)}, Except: each(p.Except, text),
+	}
+}
+
+func encodePosition(p chain.Position) *xdpdv1.Position {
+	switch {
+	case p.First:
+		return &xdpdv1.Position{Place: &xdpdv1.Position_First{First: true}}
+	case p.Last:
+		return &xdpdv1.Position{Place: &xdpdv1.Position_Last{Last: true}}
+	case p.Before != "":
+		return &xdpdv1.Position{Place: &xdpdv1.Position_Before{Before: p.Before}}
+	case p.After != "":
+		return &xdpdv1.Position{Place: &xdpdv1.Position_After{After: p.After}}
+	}
+	return nil
 }
 
 func encodeMap(m control.Map) *xdpdv1.Map {
@@ -35,11 +63,26 @@ func encodeChain(c control.Chain) *xdpdv1.Chain {
 		FinalVerdict: encodeVerdict(c.Final), Members: each(c.Members, encodeMember),
 		Linker: encodeLinker(c.Linker), KernelId: c.KernelID, LinkId: c.LinkID,
 		Packets: c.Packets, PacketsEnd: c.End, Pending: encodePending(c.Pending),
+		State: encodeState(c.State), Problem: text(c.Problem), RenamedFrom: text(c.Former),
 	}
 	if c.Mode == "" { // there is no chain
 		e.FinalVerdict = xdpdv1.Verdict_VERDICT_UNSPECIFIED
 	}
 	return e
+}
+
+func encodeState(s control.State) xdpdv1.Chain_State {
+	switch s {
+	case control.Running:
+		return xdpdv1.Chain_STATE_RUNNING
+	case control.Waiting:
+		return xdpdv1.Chain_STATE_WAITING
+	case control.Displaced:
+		return xdpdv1.Chain_STATE_FOREIGN
+	case control.Broken:
+		return xdpdv1.Chain_STATE_DEGRADED
+	}
+	return xdpdv1.Chain_STATE_UNSPECIFIED
 }
 
 func encodeMember(m control.Member) *xdpdv1.Member {
@@ -74,6 +117,7 @@ func encodeStatus(s control.Status) *xdpdv1.GetStatusResponse {
 			return &xdpdv1.Probe{Name: p.Name, Works: p.Works, Reason: p.Reason}
 		}),
 		Bpffs: s.BPFFS, Programs: uint32(s.Programs), Chains: uint32(s.Chains), Problems: each(s.Problems, text),
+		Leases: each(s.Leases, encodeLease),
 	}
 }
 
@@ -104,6 +148,8 @@ func encodeLifetime(l control.Lifetime) xdpdv1.Lifetime {
 		return xdpdv1.Lifetime_LIFETIME_DAEMON
 	case control.Persistent:
 		return xdpdv1.Lifetime_LIFETIME_PERSISTENT
+	case control.Leased:
+		return xdpdv1.Lifetime_LIFETIME_LEASE
 	}
 	return xdpdv1.Lifetime_LIFETIME_UNSPECIFIED
 }

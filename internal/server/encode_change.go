@@ -16,7 +16,13 @@ import (
 func encodeChange(o control.Outcome) *xdpdv1.Change {
 	return &xdpdv1.Change{
 		Changed: o.Changed, DryRun: o.DryRun, Diff: each(o.Diff, text),
-		Pending: encodePending(o.Pending), Maps: each(o.Maps, encodeMapOrigin),
+		Pending: encodePending(o.Pending), Maps: each(o.Maps, encodeMapOrigin), Takeovers: each(o.Took, encodeTakeover),
+	}
+}
+
+func encodeTakeover(t control.Takeover) *xdpdv1.Takeover {
+	return &xdpdv1.Takeover{
+		Interface: text(t.Interface), ProgramId: t.Foreign.ID, Name: text(t.Foreign.Name), Mode: encodeMode(t.Foreign.Mode), Swapped: t.Swapped,
 	}
 }
 
@@ -44,6 +50,17 @@ func encodePending(p *control.Pending) *xdpdv1.PendingChange {
 		Id: p.ID, Until: timestamppb.New(p.Until), Left: durationpb.New(max(p.Left, 0)),
 		Interfaces: each(p.Interfaces, text), Programs: p.Programs, Caller: encodeCaller(p.Caller), What: text(p.What),
 	}
+}
+
+// encodeLease tells how long the programs still stay only of a lease that nobody holds.
+func encodeLease(l control.LeaseView) *xdpdv1.Lease {
+	e := &xdpdv1.Lease{
+		Id: l.ID, Held: l.Held, Holder: encodeCaller(l.Holder), Grace: durationpb.New(l.Grace), Programs: l.Programs,
+	}
+	if !l.Held {
+		e.Left = durationpb.New(max(l.Left, 0))
+	}
+	return e
 }
 
 func encodeCaller(c control.Caller) *xdpdv1.Caller { return &xdpdv1.Caller{Uid: c.UID, Pid: c.PID} }

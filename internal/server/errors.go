@@ -50,16 +50,16 @@ func code(r chain.Reason) codes.Code {
 		chain.VerifierRejected, chain.GlobalInvalid:
 		return codes.InvalidArgument
 	case chain.FunctionNotFound, chain.ProgramNotFound, chain.MemberNotFound, chain.ChainNotFound, chain.InterfaceNotFound,
-		chain.ChangeNotFound, chain.RevisionNotFound, chain.ObjectNotFound:
+		chain.ChangeNotFound, chain.RevisionNotFound, chain.ObjectNotFound, chain.LeaseNotFound, chain.NetnsNotFound, chain.PatternNotFound:
 		return codes.NotFound
 	case chain.ProgramExists, chain.MemberExists:
 		return codes.AlreadyExists
-	case chain.Full:
+	case chain.Full, chain.Overloaded:
 		return codes.ResourceExhausted
 	case chain.PositionConflict, chain.ModeConflict, chain.ModeUnsupported, chain.InterfaceBusy, chain.LinkRejected,
-		chain.StoreFailed, chain.ChangePending, chain.ProgramShared, chain.TestUnsupported:
+		chain.StoreFailed, chain.ChangePending, chain.ProgramShared, chain.TestUnsupported, chain.TakeoverFailed:
 		return codes.FailedPrecondition
-	case chain.RevisionMismatch:
+	case chain.RevisionMismatch, chain.LeaseTaken:
 		return codes.Aborted
 	case chain.Stopping:
 		return codes.Unavailable

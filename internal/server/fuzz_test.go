@@ -21,11 +21,13 @@ func FuzzDecode(f *testing.F) {
 	options := &xdpdv1.ChangeOptions{ExpectedRevisions: map[string]uint64{"eth0": 3}, ConfirmWithin: durationpb.New(time.Minute), Comment: "why"}
 	settings := &xdpdv1.ProgramSettings{Globals: map[string]string{"g": "1"}, MaxEntries: map[string]uint32{"m": 1}, ShareMapsFrom: "q", MapGroup: "adm"}
 	full := add("eth0")
-	full.Options, full.Settings = options, settings
+	full.Options, full.Settings, full.Takeover = options, settings, true
+	leased := add("veth[0-9]*", "/run/netns/blue:eth0")
+	leased.Lifetime, leased.Lease = xdpdv1.Lifetime_LIFETIME_LEASE, "t"
 	chains := set()
 	chains.Options, chains.Programs[0].Settings = options, settings
 	for _, seed := range []proto.Message{
-		full, chains,
+		full, leased, chains,
 		&xdpdv1.ReplaceProgramRequest{Name: "p", ObjectSha256: sum("x"), Settings: settings, Options: options},
 		&xdpdv1.RemoveProgramRequest{Name: "p", Interfaces: []string{"eth0"}, Options: options},
 		&xdpdv1.UpdateMembersRequest{Options: options, Updates: []*xdpdv1.MemberUpdate{{
@@ -43,27 +45,27 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		try(t, data, &xdpdv1.AddProgramRequest{}, decodeAdd, func(r control.AddRequest) bool {
-			return (len(r.Object.Data) > 0) != (r.Object.SHA256 != "") && len(r.Interfaces) > 0 && distinct(r.Interfaces) &&
-				r.Position.Validate() == nil && goodSet(r.ProceedOn) && goodSettings(&r.Settings) && goodOptions(r.Options)
+			return (len(r.Object.Data) > 0) != (r.Object.SHA256 != "") && len(r.Interfaces) > 0 && goodPlaces(r.Interfaces) &&
+				(r.Lease != "") == (r.Lifetime == control.Leased) && r.Position.Validate() == nil && goodSet(r.ProceedOn) && goodSettings(&r.Settings) && goodOptions(r.Options)
 		})
 		try(t, data, &xdpdv1.ReplaceProgramRequest{}, decodeReplace, func(r control.ReplaceRequest) bool {
 			return r.Name != "" && (len(r.Object.Data) == 0 || r.Object.SHA256 == "") && goodSettings(r.Settings) && goodOptions(r.Options)
 		})
 		try(t, data, &xdpdv1.RemoveProgramRequest{}, decodeRemove, func(r control.RemoveRequest) bool {
-			return r.Name != "" && distinct(r.Interfaces) && goodOptions(r.Options)
+			return r.Name != "" && goodPlaces(r.Interfaces) && goodOptions(r.Options)
 		})
 		try(t, data, &xdpdv1.UpdateMembersRequest{}, decodeUpdates, func(r control.UpdateRequest) bool {
 			return len(r.Updates) > 0 && goodOptions(r.Options) && !slices.ContainsFunc(r.Updates, func(u control.Update) bool {
-				return u.Program == "" || u.Position.Validate() != nil || !goodSet(u.ProceedOn)
+				return u.Program == "" || u.Interface != "" && !goodInterface(u.Interface) || u.Position.Validate() != nil || !goodSet(u.ProceedOn)
 			})
 		})
 		try(t, data, &xdpdv1.SetChainsRequest{}, decodeSet, goodChains)
 		try(t, data, &xdpdv1.RollbackRequest{}, decodeRollback, func(r control.RollbackRequest) bool {
-			return r.Interface != "" && goodOptions(r.Options)
+			return goodInterface(r.Interface) && goodOptions(r.Options)
 		})
 		test := func(r *xdpdv1.TestRunRequest, _ control.Caller) (control.TestRequest, error) { return decodeTest(r) }
 		try(t, data, &xdpdv1.TestRunRequest{}, test, func(r control.TestRequest) bool {
-			return r.Interface != "" && len(r.Packets) > 0 && !slices.ContainsFunc(r.Packets, func(p []byte) bool { return len(p) < minPacket })
+			return goodInterface(r.Interface) && len(r.Packets) > 0 && !slices.ContainsFunc(r.Packets, func(p []byte) bool { return len(p) < minPacket })
 		})
 	})
 }
@@ -104,7 +106,7 @@ func goodChains(r control.SetRequest) bool {
 				return false
 			}
 		}
-		if c.Interface == "" || c.Final != nil && *c.Final > chain.Redirect || !distinct(members) {
+		if !goodInterface(c.Interface) || c.Final != nil && *c.Final > chain.Redirect || !distinct(members) {
 			return false
 		}
 	}
@@ -115,6 +117,16 @@ func distinct(names []string) bool {
 	sorted := slices.Sorted(slices.Values(names))
 	return len(slices.Compact(sorted)) == len(names)
 }
+
+// goodPlaces tells whether each is an interface or a pattern in its one spelling, and none is there twice.
+func goodPlaces(refs []string) bool {
+	return distinct(refs) && !slices.ContainsFunc(refs, func(ref string) bool {
+		_, _, err := chain.ParseInterface(ref)
+		return err != nil || chain.CanonicalInterface(ref) != ref
+	})
+}
+
+func goodInterface(ref string) bool { return goodPlaces([]string{ref}) && !chain.IsPattern(ref) }
 
 func goodSet(p *chain.ProceedOn) bool { return p == nil || p.Valid() }
 
@@ -132,7 +144,11 @@ func goodSettings(s *chain.Settings) bool {
 }
 
 func goodOptions(o control.Options) bool {
-	_, unnamed := o.Expected[""]
+	for iface := range o.Expected {
+		if !goodInterface(iface) {
+			return false
+		}
+	}
 	confirm := o.ConfirmWithin == 0 || !o.DryRun && o.ConfirmWithin >= minConfirm && o.ConfirmWithin <= maxConfirm
-	return !unnamed && confirm && len(o.Comment) <= maxString && utf8.ValidString(o.Comment) && o.Caller == self()
+	return confirm && len(o.Comment) <= maxString && utf8.ValidString(o.Comment) && o.Caller == self()
 }

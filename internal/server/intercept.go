@@ -18,8 +18,11 @@ import (
 	"github.com/xdpd/xdpd/chain"
 )
 
-// errStopping is what requests get once the gate is closed.
-var errStopping = chain.Errorf(chain.Stopping, nil, "the daemon is stopping")
+// What requests get once the gate is closed.
+var (
+	errStopping  = chain.Errorf(chain.Stopping, nil, "the daemon is stopping")
+	errReloading = chain.Errorf(chain.Stopping, chain.Facts{"reload": "true"}, "the daemon is being replaced by a reload: connect again")
+)
 
 // unary wraps every call: it refuses them when stopping, survives their panics, turns their errors into
 // statuses, and writes one line about each into the log.
@@ -34,10 +37,16 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		}
 		g.write(ctx, info.FullMethod, time.Since(start), err)
 	}()
-	if !g.enter() {
-		return nil, errStopping
+	if err := g.enter(true); err != nil {
+		return nil, err
 	}
 	defer g.leave()
+	if err := g.places.take(aCall); err != nil {
+		return nil, err
+	}
+	defer g.places.give(aCall)
+	ctx, cancel := withDeadline(ctx, info.FullMethod)
+	defer cancel()
 	return handler(ctx, req)
 }
 
@@ -50,19 +59,24 @@ func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		if p := recover(); p != nil {
 			err = g.panicked(info.FullMethod, p)
 		}
-		if err != nil && g.isClosed() {
-			err = errStopping
+		if why := g.reason(); err != nil && why != nil {
+			err = why
 		}
 		if err != nil {
 			err = toStatus(err).Err()
 		}
 		g.write(ctx, info.FullMethod, time.Since(start), err)
 	}()
-	if !g.enter() {
-		return errStopping
+	if err := g.enter(false); err != nil {
+		return err
 	}
 	defer g.leave()
-	s := &stoppable{ServerStream: ss, ctx: ctx, closed: g.closed}
+	place := placeOf(info.FullMethod)
+	if err := g.places.take(place); err != nil {
+		return err
+	}
+	defer g.places.give(place)
+	s := &stoppable{ServerStream: ss, ctx: ctx, gate: g}
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -76,11 +90,11 @@ func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	return handler(srv, s)
 }
 
-// stoppable is a stream that ends when closed does.
+// stoppable is a stream that ends when the gate closes.
 type stoppable struct {
 	grpc.ServerStream
-	ctx    context.Context //nolint:containedctx // grpc.ServerStream carries its context
-	closed <-chan struct{}
+	ctx  context.Context //nolint:containedctx // grpc.ServerStream carries its context
+	gate *gate
 }
 
 func (s *stoppable) Context() context.Context { return s.ctx }
@@ -101,8 +115,8 @@ func (s *stoppable) await(transfer func() error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-s.closed:
-		return errStopping
+	case <-s.gate.closed:
+		return s.gate.reason()
 	}
 }
 
@@ -139,7 +153,8 @@ func mutates(method string) bool {
 	case xdpdv1.XdpdService_AddProgram_FullMethodName, xdpdv1.XdpdService_ReplaceProgram_FullMethodName,
 		xdpdv1.XdpdService_RemoveProgram_FullMethodName, xdpdv1.XdpdService_UpdateMembers_FullMethodName,
 		xdpdv1.XdpdService_SetChains_FullMethodName, xdpdv1.XdpdService_Rollback_FullMethodName,
-		xdpdv1.XdpdService_Confirm_FullMethodName, xdpdv1.XdpdService_Cancel_FullMethodName:
+		xdpdv1.XdpdService_Confirm_FullMethodName, xdpdv1.XdpdService_Cancel_FullMethodName,
+		xdpdv1.XdpdService_Hold_FullMethodName:
 		return true
 	}
 	return false

@@ -71,8 +71,8 @@ func TestMutationsAreKnown(t *testing.T) {
 			mutations++
 		}
 	}
-	if mutations != 8 {
-		t.Errorf("there are %d mutations, want 8", mutations)
+	if mutations != 9 {
+		t.Errorf("there are %d mutations, want 9", mutations)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestStopIsBounded(t *testing.T) {
 func TestClosedGateRefuses(t *testing.T) {
 	f := &fake{}
 	r := start(t, f)
-	r.server.gate.close()
+	r.server.gate.close(errStopping, false)
 	_, err := r.api.AddProgram(t.Context(), add("eth0"))
 	if status.Code(err) != codes.Unavailable || outcome(status.Convert(err)) != "STOPPING" || len(f.requests()) != 0 {
 		t.Errorf("got %v", err)

@@ -4,6 +4,7 @@ package server
 
 import (
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,7 +153,7 @@ func TestPeerOfAnotherUser(t *testing.T) {
 	conn, err := lis.Accept()
 	must(t, err)
 	defer conn.Close()
-	_, info, err := peerCredentials{}.ServerHandshake(conn)
+	_, info, err := peerCredentials{newDoor(slog.New(slog.DiscardHandler), usual(), nil)}.ServerHandshake(conn)
 	must(t, err)
 	if p, ok := info.(Peer); !ok || p.UID != 4321 || p.GID != 8765 || int(p.PID) != os.Getpid() {
 		t.Errorf("peer: %+v, want uid 4321, gid 8765, pid %d", info, os.Getpid())

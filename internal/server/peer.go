@@ -20,25 +20,30 @@ type Peer struct {
 	credentials.CommonAuthInfo
 	UID, GID uint32
 	PID      int32
+	conn     *guarded // what the calls of the connection come through
 }
 
 // AuthType names the way for grpc.
 func (Peer) AuthType() string { return "peercred" }
 
 // peerCredentials read who is at the other end of a unix socket. There is no encryption: nobody is in between.
-type peerCredentials struct{}
+type peerCredentials struct {
+	door *door // that connections go through
+}
 
 // ClientHandshake is not for a server.
 func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errors.New("peer credentials are for the server's end")
 }
 
-// ServerHandshake reads the credentials; conn must be a unix socket.
-func (peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	unixConn, ok := conn.(*net.UnixConn)
+// ServerHandshake reads the credentials; conn must be what a Listener accepted.
+func (p peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	arrived, ok := conn.(*arrival)
 	if !ok {
 		return nil, nil, fmt.Errorf("read the peer's credentials: %T is not a unix socket", conn)
 	}
+	arrived.noticed()
+	unixConn := arrived.UnixConn
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the peer's credentials: %w", err)
@@ -47,9 +52,13 @@ func (peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.Aut
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the peer's credentials: %w", err)
 	}
-	return conn, Peer{
+	inside, err := p.door.let(unixConn)
+	if err != nil {
+		return nil, nil, err
+	}
+	return inside, Peer{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		UID:            cred.Uid, GID: cred.Gid, PID: cred.Pid,
+		UID:            cred.Uid, GID: cred.Gid, PID: cred.Pid, conn: inside,
 	}, nil
 }
 

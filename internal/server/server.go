@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
@@ -55,6 +54,14 @@ const (
 // flushTime is how long clients have, when the server stops, to read the last that they are sent.
 const flushTime = 5 * time.Second
 
+// A client that is silent is asked whether it lives; one that does not answer, as when it is frozen or hangs, is cut off, and
+// loses its leases. So many pings of its own it may send.
+const (
+	askAfter     = 5 * time.Second
+	answerWithin = 5 * time.Second
+	minPing      = time.Second // between two
+)
+
 // Controller makes changes and tells what there is; control.Controller is one. Its errors are what the
 // package turns into statuses: chain.Error, context errors, or others, which count as bugs.
 type Controller interface {
@@ -68,6 +75,10 @@ type Controller interface {
 	Cancel(ctx context.Context, id uint64, by control.Caller) (control.Outcome, error)
 	History(ctx context.Context, iface string) ([]control.History, error)
 	Watch(token string) *feed.Reader[control.Event]
+	Hold(ctx context.Context, req control.HoldRequest) (*control.Held, error)
+	SetGrace(ctx context.Context, held *control.Held, grace time.Duration) (control.LeaseView, error)
+	EndLease(ctx context.Context, held *control.Held) error
+	ClientGone(held *control.Held)
 	TestRun(ctx context.Context, req control.TestRequest) (control.TestResult, error)
 	Programs(ctx context.Context) ([]control.Program, error)
 	Program(ctx context.Context, name string) (control.Program, error)
@@ -90,24 +101,33 @@ type Info struct {
 }
 
 // New makes a server over a controller. GetStatus tells info, and the time of the call as that of the start.
-func New(c Controller, info Info, log *slog.Logger) *Server {
+func New(c Controller, info Info, log *slog.Logger) *Server { return newServer(c, info, log, usual()) }
+
+func newServer(c Controller, info Info, log *slog.Logger, l limits) *Server {
 	g := &gate{log: log, closed: make(chan struct{}), idle: make(chan struct{})}
+	api, methods := newMemory(l).guard(xdpdv1.XdpdService_ServiceDesc)
+	d := newDoor(log, l, methods)
 	s := &Server{
 		gate:   g,
 		health: health.NewServer(),
 		grpc: grpc.NewServer(
-			grpc.Creds(peerCredentials{}),
+			grpc.Creds(peerCredentials{d}),
+			grpc.InTapHandle(d.tap),
+			grpc.ReadBufferSize(0), // the door has to know at which frame the transport is
+			grpc.StaticStreamWindowSize(window),
+			grpc.StaticConnWindowSize(window),
+			grpc.SharedWriteBuffer(true),
 			grpc.ChainUnaryInterceptor(g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
 			grpc.MaxRecvMsgSize(maxMessage),
 			grpc.MaxHeaderListSize(maxHeaders),
 			grpc.MaxConcurrentStreams(maxStreams),
 			grpc.ConnectionTimeout(10*time.Second),
-			grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+			grpc.KeepaliveParams(keepalive.ServerParameters{Time: askAfter, Timeout: answerWithin}),
+			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		),
 	}
-	xdpdv1.RegisterXdpdServiceServer(s.grpc, &service{control: c, info: info, started: time.Now()})
+	s.grpc.RegisterService(api, &service{control: c, info: info, started: time.Now(), stopping: g.isClosed})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)
@@ -122,8 +142,8 @@ func (s *Server) setHealth(to healthv1.HealthCheckResponse_ServingStatus) {
 	s.health.SetServingStatus(xdpdv1.XdpdService_ServiceDesc.ServiceName, to)
 }
 
-// Serve answers on lis until GracefulStop, and then returns nil. It takes ownership of lis.
-func (s *Server) Serve(lis net.Listener) error {
+// Serve answers on lis until GracefulStop or Handover, and then returns nil. It closes lis.
+func (s *Server) Serve(lis *Listener) error {
 	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve on %s: %w", lis.Addr(), err)
 	}
@@ -136,7 +156,22 @@ func (s *Server) Serve(lis net.Listener) error {
 // with it the socket's file is gone.
 func (s *Server) GracefulStop(ctx context.Context) error {
 	s.health.Shutdown()
-	s.gate.close()
+	s.gate.close(errStopping, false)
+	return s.drain(ctx)
+}
+
+// Handover ends the serving on lis so that the next program of this process goes on with the socket, which stays
+// open. Clients are told to connect anew, and wait there for that program; calls that come before they were told
+// are answered, streams end with STOPPING and a text that tells of the reload. It waits for what is in flight as
+// GracefulStop does.
+func (s *Server) Handover(ctx context.Context, lis *Listener) error {
+	err := lis.pause(ctx)
+	s.gate.close(errReloading, true)
+	return errors.Join(err, s.drain(ctx))
+}
+
+// drain waits for the requests in flight, and cuts off what does not end.
+func (s *Server) drain(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -159,52 +194,62 @@ func (s *Server) GracefulStop(ctx context.Context) error {
 	return nil
 }
 
-// gate is what every request goes through: it lets none in once it is closed.
+// gate is what every request goes through: once it is closed it lets no stream in, and no call unless it is said to.
 type gate struct {
 	log    *slog.Logger
+	places places
 	closed chan struct{} // closed when the gate is
-	idle   chan struct{} // closed when the gate is, and all that went in have left
+	idle   chan struct{} // closed when the gate is, and there was nothing inside since
 
 	mu       sync.Mutex // protects what follows, and the closing of the channels
 	inFlight int
-	shut     bool
+	why      error // not nil: the gate is closed, and this is what those get who may not enter or have to leave
+	calls    bool  // all the same, calls may enter
+	rested   bool  // idle is closed
 }
 
-// enter tells whether a request may go on; it then must leave.
-func (g *gate) enter() bool {
+// enter lets a call or a stream in, which then must leave, or returns why not.
+func (g *gate) enter(call bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.shut {
-		return false
+	if g.why != nil && !(call && g.calls) {
+		return g.why
 	}
 	g.inFlight++
-	return true
+	return nil
 }
 
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.inFlight--; g.shut && g.inFlight == 0 {
-		close(g.idle)
-	}
+	g.inFlight--
+	g.rest()
 }
 
-// close may be called more than once.
-func (g *gate) close() {
+// close closes the gate, to streams alone if calls may enter. The first time decides.
+func (g *gate) close(why error, calls bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.shut {
+	if g.why != nil {
 		return
 	}
-	g.shut = true
+	g.why, g.calls = why, calls
 	close(g.closed)
-	if g.inFlight == 0 {
+	g.rest()
+}
+
+func (g *gate) rest() {
+	if g.why != nil && g.inFlight == 0 && !g.rested {
+		g.rested = true
 		close(g.idle)
 	}
 }
 
-func (g *gate) isClosed() bool {
+// reason is why the gate is closed; nil: it is not.
+func (g *gate) reason() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.shut
+	return g.why
 }
+
+func (g *gate) isClosed() bool { return g.reason() != nil }

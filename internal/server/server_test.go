@@ -41,6 +41,7 @@ type fake struct {
 	chains   []control.Chain
 	status   control.Status
 	events   *feed.Feed[control.Event]
+	lost     chan error // of the leases that it gives
 
 	mu  sync.Mutex // protects what follows
 	got []any      // the requests, and the arguments of calls that have none
@@ -167,6 +168,7 @@ type rig struct {
 	api    xdpdv1.XdpdServiceClient
 	conn   *grpc.ClientConn
 	path   string
+	lis    *Listener
 	log    *logs
 	served chan error
 }
@@ -174,13 +176,18 @@ type rig struct {
 // start serves the fake on a socket of its own until the test ends.
 func start(t *testing.T, c Controller) *rig {
 	t.Helper()
+	return startLimited(t, c, usual())
+}
+
+func startLimited(t *testing.T, c Controller, l limits) *rig {
+	t.Helper()
 	r := &rig{path: filepath.Join(t.TempDir(), "s"), log: &logs{}, served: make(chan error, 1)}
-	lis, err := Listen(r.path, 0o600, "")
-	if err != nil {
+	var err error
+	if r.lis, err = Listen(r.path, 0o600, ""); err != nil {
 		t.Fatal(err)
 	}
-	r.server = New(c, Info{Version: "1.2.3", StateDir: "/state"}, slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	go func() { r.served <- r.server.Serve(lis) }()
+	r.server = newServer(c, Info{Version: "1.2.3", StateDir: "/state"}, slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})), l)
+	go func() { r.served <- r.server.Serve(r.lis) }()
 	r.server.SetReady()
 	r.conn, err = grpc.NewClient("unix://"+r.path, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithStaticStreamWindowSize(64<<10), // does not grow, so that it is known what a client takes that does not read

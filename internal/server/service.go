@@ -20,6 +20,8 @@ type service struct {
 	control Controller
 	info    Info
 	started time.Time
+
+	stopping func() bool // the daemon ends streams
 }
 
 // caller is who sent the request of ctx.
@@ -137,10 +139,11 @@ func (s *service) Cancel(ctx context.Context, req *xdpdv1.CancelRequest) (*xdpdv
 }
 
 func (s *service) ListHistory(ctx context.Context, req *xdpdv1.ListHistoryRequest) (*xdpdv1.ListHistoryResponse, error) {
-	if err := errors.Join(known(req.ProtoReflect(), ""), checkInterface("interface", req.GetInterface())); err != nil {
+	iface, err := decodeInterface("interface", req.GetInterface())
+	if err := errors.Join(known(req.ProtoReflect(), ""), err); err != nil {
 		return nil, err
 	}
-	entries, err := s.control.History(ctx, req.GetInterface())
+	entries, err := s.control.History(ctx, iface)
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +196,11 @@ func (s *service) ListChains(ctx context.Context, req *xdpdv1.ListChainsRequest)
 }
 
 func (s *service) GetChain(ctx context.Context, req *xdpdv1.GetChainRequest) (*xdpdv1.GetChainResponse, error) {
-	if err := errors.Join(known(req.ProtoReflect(), ""), checkInterface("interface", req.GetInterface())); err != nil {
+	iface, err := decodeInterface("interface", req.GetInterface())
+	if err := errors.Join(known(req.ProtoReflect(), ""), err); err != nil {
 		return nil, err
 	}
-	c, err := s.control.Chain(ctx, req.GetInterface())
+	c, err := s.control.Chain(ctx, iface)
 	if err != nil {
 		return nil, err
 	}

@@ -196,9 +196,11 @@ func TestOneProgramOneChain(t *testing.T) {
 
 func TestGetStatus(t *testing.T) {
 	before := time.Now()
+	view, message := lease()
 	r := start(t, &fake{status: control.Status{
 		Kernel: "6.12", Linker: "freplace", LinkerReason: "it works", BPFFS: "/b", Programs: 2, Chains: 3,
 		Problems: []string{"one"}, Probes: []dispatcher.Probe{{Name: "freplace", Works: true, Reason: "r"}},
+		Leases: []control.LeaseView{view},
 	}})
 	got, err := r.api.GetStatus(t.Context(), &xdpdv1.GetStatusRequest{})
 	if err != nil {
@@ -211,6 +213,7 @@ func TestGetStatus(t *testing.T) {
 	same(t, got, &xdpdv1.GetStatusResponse{
 		Version: "1.2.3", StateDir: "/state", Pid: int32(os.Getpid()), Kernel: "6.12", Linker: xdpdv1.Linker_LINKER_FREPLACE, LinkerReason: "it works",
 		Probes: []*xdpdv1.Probe{{Name: "freplace", Works: true, Reason: "r"}}, Bpffs: "/b", Programs: 2, Chains: 3, Problems: []string{"one"},
+		Leases: []*xdpdv1.Lease{message},
 	})
 }
 

@@ -15,8 +15,8 @@ func decodeTest(req *xdpdv1.TestRunRequest) (test control.TestRequest, err error
 	if err := known(req.ProtoReflect(), ""); err != nil {
 		return test, err
 	}
-	test = control.TestRequest{Interface: req.GetInterface(), Packets: req.GetPackets(), CopyMaps: req.GetCopyMaps()}
-	if err := checkInterface("interface", test.Interface); err != nil {
+	test = control.TestRequest{Packets: req.GetPackets(), CopyMaps: req.GetCopyMaps()}
+	if test.Interface, err = decodeInterface("interface", req.GetInterface()); err != nil {
 		return test, err
 	}
 	if n := len(test.Packets); n == 0 || n > maxPackets {

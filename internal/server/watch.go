@@ -91,6 +91,15 @@ func encodeEvent(e control.Event) *xdpdv1.WatchResponse {
 		resp.Event = &xdpdv1.WatchResponse_InterfaceUp{InterfaceUp: iface}
 	case control.InterfaceGone:
 		resp.Event = &xdpdv1.WatchResponse_InterfaceGone{InterfaceGone: iface}
+	case control.InterfaceRenamed:
+		renamed := &xdpdv1.WatchResponse_Renamed{From: text(e.Former)}
+		resp.Event = &xdpdv1.WatchResponse_InterfaceRenamed{InterfaceRenamed: renamed}
+	case control.ForeignSeen:
+		foreign := &xdpdv1.WatchResponse_ForeignProgram{ProgramId: e.Foreign.ID, Name: text(e.Foreign.Name), Mode: encodeMode(e.Foreign.Mode)}
+		resp.Event = &xdpdv1.WatchResponse_ForeignSeen{ForeignSeen: foreign}
+	case control.LeaseEnded:
+		lease := &xdpdv1.WatchResponse_LeaseEnded{Lease: encodeLease(e.Lease), Reason: text(e.Text)}
+		resp.Event = &xdpdv1.WatchResponse_LeaseEnded_{LeaseEnded: lease}
 	}
 	return resp
 }

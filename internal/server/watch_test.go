@@ -74,6 +74,7 @@ func TestWatchTellsEachKind(t *testing.T) {
 	}
 	message := &xdpdv1.Member{Program: "fw", Priority: 3, ProceedOn: []xdpdv1.Verdict{xdpdv1.Verdict_VERDICT_PASS}, Enabled: true, Slot: ptr(uint32(1))}
 	problem := &xdpdv1.WatchResponse_Problem{Subject: "program fw", Text: "bad\uFFFD"}
+	view, ended := lease()
 	for kind, tc := range map[control.EventKind]struct {
 		event control.Event
 		want  *xdpdv1.WatchResponse
@@ -112,6 +113,22 @@ func TestWatchTellsEachKind(t *testing.T) {
 		},
 		control.InterfaceGone: {
 			control.Event{Ifindex: 7}, &xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_InterfaceGone{InterfaceGone: &xdpdv1.WatchResponse_Interface{Ifindex: 7}}},
+		},
+		control.InterfaceRenamed: {
+			control.Event{Former: "usb0\xff"},
+			&xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_InterfaceRenamed{InterfaceRenamed: &xdpdv1.WatchResponse_Renamed{From: "usb0\uFFFD"}}},
+		},
+		control.ForeignSeen: {
+			control.Event{Foreign: control.Foreign{ID: 44, Name: "other\xff", Mode: chain.Generic}},
+			&xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_ForeignSeen{
+				ForeignSeen: &xdpdv1.WatchResponse_ForeignProgram{ProgramId: 44, Name: "other\uFFFD", Mode: xdpdv1.Mode_MODE_GENERIC},
+			}},
+		},
+		control.LeaseEnded: {
+			control.Event{Lease: view, Text: "it was released\xff"},
+			&xdpdv1.WatchResponse{Event: &xdpdv1.WatchResponse_LeaseEnded_{
+				LeaseEnded: &xdpdv1.WatchResponse_LeaseEnded{Lease: ended, Reason: "it was released\uFFFD"},
+			}},
 		},
 	} {
 		event, want := tc.event, tc.want

@@ -18,7 +18,7 @@ OBJECTS_CLANG := 14
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-unit test-kernel test-vm check generate generate-bpf generate-proto generate-docs \
+.PHONY: help build demo test test-unit test-kernel test-vm test-systemd check generate generate-bpf generate-proto generate-docs \
 	generate-check lint fmt install uninstall clean deps dispatcher-object
 
 help: ## Say what there is
@@ -50,6 +50,10 @@ test-kernel: ## Run the kernel tests as root on this machine's kernel
 test-vm: ## Run the kernel tests in VMs, on each of KERNELS, with both linkers
 	@scripts/deps.sh vm
 	@$(SUITE) -parts vm -kernels '$(KERNELS)'
+
+test-systemd: ## Run the tests of the units in a VM whose init is systemd, on the first of KERNELS
+	@scripts/deps.sh systemd
+	@$(SUITE) -parts systemd -kernels '$(KERNELS)'
 
 deps: ## Install what the tests need
 	@scripts/deps.sh test
@@ -110,6 +114,7 @@ generate-check: ## Fail if a generated file is not up to date
 
 COMPLETIONS := share/bash-completion/completions/xdpctl:bash share/zsh/vendor-completions/_xdpctl:zsh share/fish/vendor_completions.d/xdpctl.fish:fish
 UNITS       := $(notdir $(wildcard deploy/systemd/*.service))
+EXAMPLES    := $(notdir $(wildcard deploy/systemd/*.conf))
 ROOT         = $(DESTDIR)$(PREFIX)
 
 install: build ## Install into PREFIX, below DESTDIR if given
@@ -118,6 +123,7 @@ install: build ## Install into PREFIX, below DESTDIR if given
 		install -d $(ROOT)/lib/systemd/system && \
 		sed 's|/usr/bin/xdpd|$(PREFIX)/bin/xdpd|' deploy/systemd/$$unit >$(ROOT)/lib/systemd/system/$$unit || exit; \
 	done
+	install -D -m 0644 -t $(ROOT)/share/doc/xdpd $(addprefix deploy/systemd/,$(EXAMPLES))
 	for completion in $(COMPLETIONS); do \
 		file=$(ROOT)/$${completion%:*}; \
 		install -d "$${file%/*}" && bin/xdpctl completion $${completion#*:} >"$$file" || exit; \
@@ -126,6 +132,7 @@ install: build ## Install into PREFIX, below DESTDIR if given
 
 uninstall: ## Remove what install put there, but the configuration
 	rm -f $(ROOT)/bin/xdpd $(ROOT)/bin/xdpctl $(addprefix $(ROOT)/lib/systemd/system/,$(UNITS)) \
+		$(addprefix $(ROOT)/share/doc/xdpd/,$(EXAMPLES)) \
 		$(addprefix $(ROOT)/,$(foreach c,$(COMPLETIONS),$(firstword $(subst :, ,$c))))
 
 clean: ## Remove what was built

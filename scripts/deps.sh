@@ -6,8 +6,9 @@
 #   scripts/deps.sh SET...
 #
 #   vm        to run VMs
+#   systemd   to run VMs with systemd
 #   generate  to compile BPF objects
-#   test      both, a C compiler for the race detector, and the XDP packages whose
+#   test      all, a C compiler for the race detector, and the XDP packages whose
 #             objects the tests load
 #
 # It says and does nothing when all is there. Elsewhere it checks for the commands and
@@ -16,15 +17,17 @@ set -euo pipefail
 
 declare -A sets=(
   [vm]='qemu-system-x86 busybox-static xz-utils zstd'
+  [systemd]='qemu-system-x86 busybox-static xz-utils zstd e2fsprogs'
   [generate]='clang llvm libbpf-dev linux-libc-dev'
-  [test]='qemu-system-x86 busybox-static xz-utils zstd clang llvm libbpf-dev linux-libc-dev gcc libc6-dev'
+  [test]='qemu-system-x86 busybox-static xz-utils zstd e2fsprogs clang llvm libbpf-dev linux-libc-dev gcc libc6-dev'
 )
 # Not every release has these; what is not there is not tested.
 declare -A wishes=([test]='libxdp1 xdp-tools xdp-tests')
 declare -A commands=(
   [vm]='qemu-system-x86_64 busybox xz'
+  [systemd]='qemu-system-x86_64 busybox xz mke2fs'
   [generate]='clang llvm-strip'
-  [test]='qemu-system-x86_64 busybox xz clang llvm-strip gcc'
+  [test]='qemu-system-x86_64 busybox xz mke2fs clang llvm-strip gcc'
 )
 
 say() { echo "deps: $*" >&2; }

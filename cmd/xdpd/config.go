@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/xdpd/xdpd/dispatcher"
 	"github.com/xdpd/xdpd/internal/control"
@@ -25,6 +26,7 @@ type config struct {
 	bpffs       string
 	linker      string
 	history     int
+	renewal     time.Duration
 	logLevel    string
 	logFormat   string
 }
@@ -32,12 +34,12 @@ type config struct {
 func defaults() config {
 	return config{
 		socket: "/run/xdpd/xdpd.sock", socketMode: 0o660, stateDir: "/var/lib/xdpd", bpffs: "/sys/fs/bpf/xdpd",
-		linker: dispatcher.Auto, history: 32, logLevel: "info", logFormat: "auto",
+		linker: dispatcher.Auto, history: 32, renewal: 30 * time.Second, logLevel: "info", logFormat: "auto",
 	}
 }
 
 func (c config) control() control.Config {
-	return control.Config{StateDir: c.stateDir, BPFFS: c.bpffs, Linker: c.linker, History: c.history}
+	return control.Config{StateDir: c.stateDir, BPFFS: c.bpffs, Linker: c.linker, History: c.history, LeaseRenewal: c.renewal}
 }
 
 // String writes the configuration as a file that loadConfig reads.
@@ -102,6 +104,12 @@ func keys() []key {
 			get:   func(c config) string { return strconv.Itoa(c.history) },
 			store: setHistory,
 		},
+		{
+			name: "lease_renewal", about: "how long clients have, after a start, to hold their leases again",
+			allowed: "a time from 0s to 24h, such as 30s",
+			get:     func(c config) string { return spell(c.renewal) },
+			store:   setRenewal,
+		},
 		choice("log_level", "what is logged", func(c *config) *string { return &c.logLevel }, "debug", "info", "warn", "error"),
 		choice("log_format", "how it is logged", func(c *config) *string { return &c.logFormat }, "auto", "text", "json"),
 	}
@@ -164,6 +172,27 @@ func setHistory(c *config, v string) error {
 	}
 	c.history = int(n)
 	return nil
+}
+
+func setRenewal(c *config, v string) error {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 || d > 24*time.Hour {
+		return errors.New("it is not such a time")
+	}
+	c.renewal = d
+	return nil
+}
+
+// spell writes a time without parts that are zero: 5m, not 5m0s.
+func spell(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // level returns the level that is configured.

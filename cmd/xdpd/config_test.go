@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestEveryKeyIsTaken(t *testing.T) {
@@ -19,11 +20,12 @@ state_dir: '/b'
 bpffs: "/c"
 linker: inline
 history: 7
+lease_renewal: 5m
 log_level: debug
 log_format: json
 `))
 	want := config{
-		socket: "/a/s", socketMode: 0o600, socketGroup: "20", stateDir: "/b", bpffs: "/c", linker: "inline", history: 7, logLevel: "debug", logFormat: "json",
+		socket: "/a/s", socketMode: 0o600, socketGroup: "20", stateDir: "/b", bpffs: "/c", linker: "inline", history: 7, renewal: 5 * time.Minute, logLevel: "debug", logFormat: "json",
 	}
 	if err != nil || cfg != want {
 		t.Errorf("got %+v, %v, want %+v", cfg, err, want)
@@ -50,6 +52,15 @@ func TestSocketModes(t *testing.T) {
 	}
 }
 
+func TestTimes(t *testing.T) {
+	for text, want := range map[string]string{"0s": "0s", "90s": "1m30s", "300s": "5m", "60m": "1h", "24h": "24h", "1500ms": "1.5s", "1h5s": "1h0m5s"} {
+		cfg, err := parseConfig("f", []byte("lease_renewal: "+text))
+		if err != nil || spell(cfg.renewal) != want {
+			t.Errorf("%s: %s, %v, want %s", text, spell(cfg.renewal), err, want)
+		}
+	}
+}
+
 func TestBadConfigSaysWhereAndWhat(t *testing.T) {
 	for _, tc := range []struct{ text, line, want string }{
 		{"socket: /s\nsocke: /s", "2", `no key "socke"; the keys are socket, socket_mode`},
@@ -72,6 +83,9 @@ func TestBadConfigSaysWhereAndWhat(t *testing.T) {
 		{"linker: Auto", "1", "auto, freplace or inline"},
 		{"history: -1", "1", "a number from 0 to 1024"},
 		{"history: 1025", "1", "a number from 0 to 1024"},
+		{"lease_renewal: 30", "1", "not such a time; it takes a time from 0s to 24h"},
+		{"lease_renewal: -1s", "1", "a time from 0s to 24h"},
+		{"lease_renewal: 25h", "1", "a time from 0s to 24h"},
 		{"log_level: trace", "1", "debug, info, warn or error"},
 		{"log_format: xml", "1", "auto, text or json"},
 		{"socket_mode: 0666", "1", "as good as root"},

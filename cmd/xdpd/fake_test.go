@@ -28,12 +28,17 @@ const patience = time.Minute
 type fake struct {
 	controller                     // nil: what a test does not expect panics
 	openErr, reconcileErr, stopErr error
-	closeErr, verifyErr            error
-	reconciling                    chan struct{} // not nil: Reconcile says here that it waits for its context
-	block                          chan struct{} // not nil: AddProgram waits for it
+	closeErr, verifyErr, probeErr  error
+	verify                         func(context.Context) // what takes time in a check; nil: nothing
+	reconciling                    chan struct{}         // not nil: Reconcile says here that it waits, for its context or
+	slow                           chan struct{}         // for this
+	block                          chan struct{}         // not nil: AddProgram waits for it
 	added                          chan struct{}
 	deaf                           chan struct{} // not nil: Status answers when it is closed
+	closing                        func()        // nil: nothing
+	outdated                       bool
 	cfg                            control.Config
+	env                            []string // of the process that replaces this one
 
 	mu    sync.Mutex // protects steps
 	steps []string
@@ -63,8 +68,11 @@ func (f *fake) Reconcile(ctx context.Context) error {
 	f.step("reconcile")
 	if f.reconciling != nil {
 		close(f.reconciling)
-		<-ctx.Done()
-		return ctx.Err()
+		select {
+		case <-f.slow:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	return f.reconcileErr
 }
@@ -74,7 +82,13 @@ func (f *fake) Stop(ctx context.Context) error {
 	return errors.Join(f.stopErr, ctx.Err())
 }
 
-func (f *fake) Close() error { f.step("close"); return f.closeErr }
+func (f *fake) Close() error {
+	f.step("close")
+	if f.closing != nil {
+		f.closing()
+	}
+	return f.closeErr
+}
 
 func (f *fake) Status(context.Context) (control.Status, error) {
 	if f.deaf != nil {
@@ -105,8 +119,23 @@ func (f *fake) daemon() daemon {
 			f.cfg = cfg
 			return f.stopErr
 		},
-		verify:  func(context.Context) error { f.step("verify"); return f.verifyErr },
-		replace: func() error { f.step("replace"); return errors.New("this is a test") },
+		probe:    func(string) error { return f.probeErr },
+		outdated: func() bool { return f.outdated },
+		verify: func(ctx context.Context, _ running) (*successor, error) {
+			f.step("verify")
+			if f.verify != nil {
+				f.verify(ctx)
+			}
+			if err := errors.Join(f.verifyErr, ctx.Err()); err != nil {
+				return nil, err
+			}
+			return &successor{path: "/next", version: "next"}, nil
+		},
+		replace: func(_ *successor, env []string) error {
+			f.step("replace")
+			f.env = env
+			return errors.New("this is a test")
+		},
 	}
 }
 

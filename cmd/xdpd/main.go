@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/xdpd/xdpd/dispatcher"
 	"github.com/xdpd/xdpd/internal/control"
 )
 
@@ -19,7 +20,10 @@ import (
 var version = "dev"
 
 func main() {
-	d := daemon{open: open, teardown: control.Teardown, verify: verifySelf, replace: replaceSelf}
+	d := daemon{
+		open: open, teardown: control.Teardown, probe: dispatcher.Supports,
+		outdated: outdated, verify: askSuccessor, replace: (*successor).execute,
+	}
 	os.Exit(run(context.Background(), d, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 

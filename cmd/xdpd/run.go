@@ -36,8 +36,10 @@ type controller interface {
 type daemon struct {
 	open     func(control.Config, *slog.Logger) (controller, error)
 	teardown func(context.Context, control.Config, *slog.Logger) error
-	verify   func(context.Context) error // that the program on disk can take over
-	replace  func() error                // the process by that program
+	probe    func(linker string) error // that the kernel can do what a linker needs
+	verify   func(context.Context, running) (*successor, error)
+	outdated func() bool                               // the program on disk is another
+	replace  func(next *successor, env []string) error // this program in its process
 }
 
 // workError marks what went wrong at work, as opposed to a wrong command line or configuration.
@@ -92,6 +94,8 @@ func commands(d daemon, getenv func(string) string, stdout, stderr io.Writer) *c
 				_, err := io.WriteString(stdout, cfg.String())
 				return work(err)
 			}),
+		takeover(d, stdout),
+		storeCommands(stdout),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
@@ -101,6 +105,17 @@ func commands(d daemon, getenv func(string) string, stdout, stderr io.Writer) *c
 		},
 	)
 	return root
+}
+
+// takeover is the command that a daemon calls at a reload. It is not for people.
+func takeover(d daemon, stdout io.Writer) *cobra.Command {
+	var running string
+	cmd := configured(checkCommand, "Check whether a daemon that runs can be replaced by this program", func(_ *cobra.Command, cfg config) error {
+		return work(checkTakeover(d, cfg, running, stdout))
+	})
+	cmd.Flags().StringVar(&running, "running", "", "what the daemon tells of itself")
+	cmd.Hidden = true
+	return cmd
 }
 
 // configured makes a command that takes --config and a flag for each key.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdpd/xdpd/internal/control"
 )
@@ -75,7 +76,7 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 	f := &fake{}
 	var out bytes.Buffer
 	code := run(t.Context(), f.daemon(), []string{"teardown", "--config", file, "--state-dir", "/from/flag"}, noEnv, &out, &out)
-	if want := (control.Config{StateDir: "/from/flag", BPFFS: "/b", Linker: "inline", History: 32}); code != exitOK || f.cfg != want {
+	if want := (control.Config{StateDir: "/from/flag", BPFFS: "/b", Linker: "inline", History: 32, LeaseRenewal: 30 * time.Second}); code != exitOK || f.cfg != want {
 		t.Errorf("exit %d, teardown of %+v, want %+v; %s", code, f.cfg, want, out.String())
 	}
 	f.did(t, "teardown")
@@ -91,7 +92,12 @@ func TestTeardownThatIsRefused(t *testing.T) {
 
 func TestArgumentsOfTheCheck(t *testing.T) {
 	serve := []string{"serve", "--config", "/c", "--linker=inline"}
-	if got, want := checkArgs(serve), []string{"check-config", "--config", "/c", "--linker=inline"}; !slices.Equal(got, want) {
+	got, err := checkArgs(serve, running{Version: "1", Schema: 2, Socket: "/s", StateDir: "/d", BPFFS: "/b"})
+	want := []string{
+		"check-takeover", "--config", "/c", "--linker=inline",
+		"--running", `{"version":"1","schema":2,"socket":"/s","state_dir":"/d","bpffs":"/b"}`,
+	}
+	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if serve[0] != "serve" {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/internal/early"
 )
 
 // started is a daemon that runs in the test's process; signals to the process are signals to it.
@@ -182,8 +184,70 @@ func TestReload(t *testing.T) {
 	if got := m.next(t); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
 		t.Errorf("the message is %q", got)
 	}
+	if got := m.next(t); got != "WATCHDOG=1" {
+		t.Errorf("the message is %q", got)
+	}
 	s.ends(t, exitRuntime) // as the fake does not replace the process
 	s.fake.did(t, "reconcile", "verify", "close", "replace")
+	if n := len(s.fake.env); n == 0 || !regexp.MustCompile("^"+early.Handle+"=[0-9]+$").MatchString(s.fake.env[n-1]) {
+		t.Errorf("the next program does not get the socket: %q", s.fake.env)
+	}
+}
+
+// TestReloadOfAnotherProgram: after a reload the program on disk is newer than the one that was checked.
+func TestReloadOfAnotherProgram(t *testing.T) {
+	t.Setenv(early.Handle, "none") // a socket is made anew
+	f := &fake{outdated: true}
+	s := launch(t, f)
+	s.ends(t, exitRuntime)
+	f.did(t, "reconcile", "verify", "close", "replace")
+	if log := s.stderr.String(); !strings.Contains(log, "of no use") || !strings.Contains(log, "reload=true") {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+// TestReloadWaitsForTheStart: what serves does so before it is replaced.
+func TestReloadWaitsForTheStart(t *testing.T) {
+	f := &fake{slow: make(chan struct{}), reconciling: make(chan struct{})}
+	s := launch(t, f)
+	<-f.reconciling
+	raise(t, syscall.SIGHUP)
+	raise(t, syscall.SIGHUP)
+	f.did(t, "reconcile")
+	close(f.slow)
+	s.ends(t, exitRuntime)
+	f.did(t, "reconcile", "verify", "close", "replace")
+}
+
+func TestStopWhileChecking(t *testing.T) {
+	m := newManager(t)
+	checking := make(chan struct{})
+	f := &fake{verify: func(ctx context.Context) { close(checking); <-ctx.Done() }}
+	s := launch(t, f)
+	m.next(t) // READY=1
+	raise(t, syscall.SIGHUP)
+	<-checking
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitOK)
+	f.did(t, "reconcile", "verify", "stop")
+	m.next(t) // RELOADING=1
+	if got := m.next(t); got != "STOPPING=1" {
+		t.Errorf("the message is %q", got)
+	}
+	if strings.Contains(s.stderr.String(), "refuses") {
+		t.Errorf("the check that was cut off counts as a refusal: %s", s.stderr)
+	}
+}
+
+// TestStopInTheLastMoment stops when everything is let go of for the reload.
+func TestStopInTheLastMoment(t *testing.T) {
+	f := &fake{}
+	f.closing = func() { raise(t, syscall.SIGTERM) }
+	s := launch(t, f)
+	s.stderr.wait(t, "msg=ready")
+	raise(t, syscall.SIGHUP)
+	s.ends(t, exitOK)
+	f.did(t, "reconcile", "verify", "close", "teardown")
 }
 
 func TestReloadThatIsRefused(t *testing.T) {
@@ -247,7 +311,7 @@ func TestLogThatNobodyReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	ctx, o := obey(t.Context(), func(context.Context) error { return nil }, newLogger(defaults(), newBuffer(), noEnv))
+	ctx, o := obey(t.Context(), nil, newLogger(defaults(), newBuffer(), noEnv))
 	defer o.release()
 	r.Close()
 	raise(t, syscall.SIGPIPE)

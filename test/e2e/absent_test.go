@@ -31,8 +31,12 @@ func TestRemoveWhereNothingRuns(t *testing.T) {
 	h.start()
 	h.do(adding(add("a", "pass", nettest.Dev, second)), adding(add("b", "goon", nettest.Dev)))
 	h.Check()
-	h.renew(second, second+"p")
-	foreign, detach := h.foreign(second)
+	var foreign uint32
+	var detach func()
+	h.meanwhileStopped(func() {
+		h.renew(second, second+"p")
+		foreign, detach = h.foreign(second)
+	})
 	h.do(removing("a"))
 	if now := h.attached(second); now != foreign {
 		t.Errorf("program %d is on %s, want the foreign one, %d", now, second, foreign)
@@ -42,15 +46,20 @@ func TestRemoveWhereNothingRuns(t *testing.T) {
 	h.stop(unix.SIGTERM)
 }
 
-// TestApplyWhereNothingRuns sets the chain that an interface has, and does not run: it runs again. The revision that
-// is shown is the one that a change expects.
+// TestApplyWhereNothingRuns sets the chain that an interface has, and does not run, since the daemon waits before it repairs
+// it once more: it runs again. The revision that is shown is the one that a change expects.
 func TestApplyWhereNothingRuns(t *testing.T) {
 	h := newHost(t, second)
 	h.start()
 	h.do(adding(add("a", "pass", nettest.Dev, second)), adding(add("b", "goon", second)))
 	h.Check()
+	for range 3 {
+		h.detachLink(second)
+		h.eventually("the chain is attached again", func() bool { return h.attached(second) != 0 })
+		h.well()
+	}
 	before := h.chain(second)
-	h.renew(second, second+"p")
+	h.detachLink(second)
 	now := h.chain(second)
 	if now.GetRevision() != before.GetRevision() || now.GetKernelId() != 0 {
 		t.Errorf("revision %d, kernel id %d; want revision %d, and none", now.GetRevision(), now.GetKernelId(), before.GetRevision())
@@ -99,6 +108,7 @@ func TestIndexUsedAgain(t *testing.T) {
 	h.do(adding(add("b", "goon", newcomer)))
 	h.ns.AddPair(t, second, second+"p")
 	h.plug(second, second+"p")
+	h.well()
 	h.do(updating(&xdpdv1.MemberUpdate{Program: "a", Interface: second, Priority: ptr(int32(9))}))
 	h.Check()
 	h.do(removing("a"))

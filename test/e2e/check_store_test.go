@@ -116,14 +116,11 @@ func (l *look) checkPins(programs []store.Program, pendings []store.Pending, cha
 		if !c.Chain.Equal(l.model.chains[c.Interface]) {
 			l.Errorf("the store has for %s: %v, want %v", c.Interface, c.Chain, l.model.chains[c.Interface])
 		}
-		if c.Ifindex != l.ns.Index(l, c.Interface) {
-			l.Errorf("the store has ifindex %d for %s", c.Ifindex, c.Interface)
+		made := l.device(c.Interface)
+		if c.Ifindex != made.index {
+			l.Errorf("the store has ifindex %d for %s, want %d", c.Ifindex, c.Interface, made.index)
 		}
-		found := l.glob("chains/*-%d", c.Ifindex)
-		if len(found) != 1 {
-			l.Fatalf("folders of %s: %v", c.Interface, found)
-		}
-		dir := "chains/" + filepath.Base(found[0])
+		dir := made.folder()
 		want = append(want, dir, dir+"/link")
 		for _, r := range c.Revisions {
 			rev := fmt.Sprintf("%s/rev-%d", dir, r.Number)

@@ -93,7 +93,7 @@ func (h *host) eventually(what string, is func() bool) {
 // counted reads from the pins how many packets all revisions of an interface counted.
 func (h *host) counted(iface string) (sum uint64) {
 	h.Helper()
-	for _, path := range h.glob("chains/*-%d/rev-*/counters", h.ns.Index(h, iface)) {
+	for _, path := range h.glob("%s/rev-*/counters", h.device(iface).folder()) {
 		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 		if err != nil {
 			h.Fatalf("open counters: %v", err)

@@ -38,7 +38,9 @@ type host struct {
 	d      *daemon   // the one that was started last
 	client *client.Client
 	wires  map[string]wire
-	waits  uint64 // the number of the change in the last answer that waits to be confirmed
+	others map[string]*nettest.NS // by what is before the colon in references
+	moved  map[string]device      // where links were made of interfaces that are elsewhere now
+	waits  uint64                 // the number of the change in the last answer that waits to be confirmed
 }
 
 // wire is the way of packets to one interface.
@@ -56,7 +58,7 @@ func newHost(t testing.TB, more ...string) *host {
 	}
 	h := &host{
 		TB: t, ns: nettest.New(t), dir: dir, pins: filepath.Join(bpffs, filepath.Base(dir)), socket: dir + "/run/sock", config: dir + "/config.yaml",
-		model: newModel(), ids: newKernelIDs(), wires: map[string]wire{},
+		model: newModel(), ids: newKernelIDs(), wires: map[string]wire{}, others: map[string]*nettest.NS{}, moved: map[string]device{},
 	}
 	t.Cleanup(h.cleanup)
 	config := fmt.Sprintf("socket: %s\nstate_dir: %s/state\nbpffs: %s\nlog_level: debug\nlog_format: text\n", h.socket, dir, h.pins)

@@ -92,7 +92,7 @@ func TestKilledWhileUndoing(t *testing.T) {
 	h.d.killed()
 	h.start()
 	h.ns.Rename(t, "xother0", nettest.Dev)
-	h.learn()
+	h.follows(nettest.Dev)
 	if members := h.chain(nettest.Dev).GetMembers(); len(members) != 1 {
 		t.Errorf("there are %v, want one", members)
 	}
@@ -151,8 +151,11 @@ func TestUndoingWaitsForNothing(t *testing.T) {
 			return answer.GetChange().GetPending().GetId()
 		}
 		id := lifetime(chainOf(nettest.Dev))
-		h.renew(second, second+"p")
-		_, detach := h.foreign(second)
+		var detach func()
+		h.meanwhileStopped(func() {
+			h.renew(second, second+"p")
+			_, detach = h.foreign(second)
+		})
 		w := h.watch("")
 		h.cancelled(w, id)
 		if h.attached(nettest.Dev) == 0 {
@@ -160,8 +163,7 @@ func TestUndoingWaitsForNothing(t *testing.T) {
 		}
 		h.cancelled(w, lifetime(chainOf(nettest.Dev, "a"))) // what it only claims may be as it will
 		detach()
-		h.do(removing("b"))
-		h.learn()
+		h.well()
 		h.Check()
 		h.stop(unix.SIGTERM)
 	})
@@ -176,7 +178,7 @@ func TestUndoingWaitsForNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.unplug(second)
-		h.ns.Rename(t, third, second)
+		h.ns.Rename(t, third, second) // whose chain cannot have that name
 		h.cancelled(h.watch(""), added.GetChange().GetPending().GetId())
 		if members := h.chain(nettest.Dev).GetMembers(); len(members) != 1 {
 			t.Errorf("there are %v, want one", members)
@@ -185,7 +187,7 @@ func TestUndoingWaitsForNothing(t *testing.T) {
 			t.Error(err)
 		}
 		h.ns.Rename(t, second, third)
-		h.learn()
+		h.follows(third)
 		h.Check()
 		h.stop(unix.SIGTERM)
 	})
@@ -200,8 +202,7 @@ func TestIndexesMoved(t *testing.T) {
 	h.Check()
 	two, three := h.ns.Index(t, second), h.ns.Index(t, third)
 
-	h.rename(second, "xother0") // its chain goes with the name that nobody looks for
-	h.unplug("xother0")
+	h.unplug(second)
 	h.addAt(two, "xnew0", "xnew0p")
 	h.do(adding(add("b", "goon", "xnew0")))
 	h.do(removing("b"))

@@ -19,8 +19,9 @@ import (
 // attached is the id of the XDP program that the kernel's network side names for an interface; 0: none.
 func (h *host) attached(iface string) (id uint32) {
 	h.Helper()
-	nettest.RunIn(h.ns, func() {
-		l, err := netlink.LinkByName(iface)
+	ns, name := h.at(iface)
+	nettest.RunIn(ns, func() {
+		l, err := netlink.LinkByName(name)
 		if err != nil {
 			return // an interface that is gone has none
 		}
@@ -42,11 +43,8 @@ func (h *host) bare(iface string) {
 func (l *look) compareKernel() {
 	l.Helper()
 	for _, c := range l.chains {
-		pins := l.glob("chains/*-%d/link", c.GetIfindex())
-		if len(pins) != 1 {
-			l.Fatalf("links of %s: %v", c.GetInterface(), pins)
-		}
-		pinned, err := link.LoadPinnedLink(pins[0], nil)
+		folder := filepath.Join(l.host.pins, l.device(c.GetInterface()).folder())
+		pinned, err := link.LoadPinnedLink(filepath.Join(folder, "link"), nil)
 		if err != nil {
 			l.Fatal(err)
 		}
@@ -55,7 +53,7 @@ func (l *look) compareKernel() {
 		if err != nil {
 			l.Fatal(err)
 		}
-		revision := filepath.Join(filepath.Dir(pins[0]), fmt.Sprint("rev-", c.GetRevision()))
+		revision := filepath.Join(folder, fmt.Sprint("rev-", c.GetRevision()))
 		dispatcher, _ := l.programAt(filepath.Join(revision, "dispatcher"))
 		switch {
 		case uint32(info.ID) != c.GetLinkId(), uint32(info.Program) != c.GetKernelId(), info.XDP().Ifindex != c.GetIfindex():

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -14,10 +17,10 @@ import (
 	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
 
-// TestUndoingIsTriedAgain lets the time of a change be up while it cannot be undone: the daemon says so, goes on with
-// all else, and undoes it when it can.
-func TestUndoingIsTriedAgain(t *testing.T) {
-	t.Run("a foreign program", func(t *testing.T) {
+// TestUndoneAroundAForeignProgram lets the time of a change be up while somebody else's program is on one of its
+// interfaces: it is undone on the others, and there when that program is gone.
+func TestUndoneAroundAForeignProgram(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, second, third)
 		h.start("XDPD_FAILPOINT=" + failpoint.DetachAfter + "=stop@2")
@@ -28,34 +31,80 @@ func TestUndoingIsTriedAgain(t *testing.T) {
 		id := h.meanwhile(&xdpdv1.SetChainsRequest{
 			Chains: []*xdpdv1.ChainSpec{chainOf(nettest.Dev), chainOf(second)}, Options: within(time.Second),
 		}, func() { _, detach = h.foreign(nettest.Dev) })
-		h.triedAgain(w, id, detach)
-		if after := h.picture(true); after != before {
-			t.Errorf("there is\n%s\nthere was\n%s", after, before)
-		}
-		h.learn()
-		h.Check()
-		h.stop(unix.SIGTERM)
+		h.expired(w, id)
+		h.around(before, detach)
 	})
-	t.Run("a foreign program at a start", func(t *testing.T) {
+	t.Run("at a start", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, second, third)
 		h.start("XDPD_FAILPOINT=" + failpoint.DetachAfter + "=stop")
 		h.do(adding(add("a", "pass", nettest.Dev)), adding(add("b", "goon", second)))
 		before := h.picture(true)
 		var detach func()
-		id := h.meanwhile(&xdpdv1.RemoveProgramRequest{Name: "a", Options: within(time.Second)}, func() { _, detach = h.foreign(nettest.Dev) })
+		h.meanwhile(&xdpdv1.RemoveProgramRequest{Name: "a", Options: within(time.Second)}, func() { _, detach = h.foreign(nettest.Dev) })
 		h.d.kill()
 		h.waitUntil(h.deadline(time.Second))
 		h.start()
-		w := h.watch("")
-		h.triedAgain(w, id, detach)
-		if after := h.picture(true); after != before {
-			t.Errorf("there is\n%s\nthere was\n%s", after, before)
-		}
-		h.learn()
-		h.Check()
-		h.stop(unix.SIGTERM)
+		h.around(before, detach)
 	})
+}
+
+// around looks that everything is as before, but on an interface where a foreign program is, and all of it when that is gone.
+func (h *host) around(before string, detach func()) {
+	h.Helper()
+	if after := h.picture(true); after != before {
+		h.Errorf("there is\n%s\nthere was\n%s", after, before)
+	}
+	if c := h.chain(nettest.Dev); c.GetState() != xdpdv1.Chain_STATE_FOREIGN || c.GetPending() != nil {
+		h.Errorf("the chain is %v", c)
+	}
+	if c := h.chain(second); c.GetState() != xdpdv1.Chain_STATE_RUNNING {
+		h.Errorf("the other chain is %v", c)
+	}
+	detach()
+	h.well()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestUndoingIsTriedAgain lets the time of a change be up while it cannot be undone, as somebody put a program into the
+// daemon's own link: the daemon says so, goes on with all else, and undoes it when it can.
+func TestUndoingIsTriedAgain(t *testing.T) {
+	h := newHost(t, second, third)
+	h.start("XDPD_FAILPOINT=" + failpoint.UnpinAfter + "=stop@2")
+	h.do(adding(add("a", "pass", nettest.Dev)))
+	before := h.picture(true)
+	w := h.watch("")
+	r := add("b", "goon", nettest.Dev)
+	r.Options = within(time.Second)
+	id := h.meanwhile(r, func() { h.intrude(nettest.Dev) })
+	h.triedAgain(w, id, func() { h.detachLink(nettest.Dev) })
+	if after := h.picture(true); after != before {
+		t.Errorf("there is\n%s\nthere was\n%s", after, before)
+	}
+	h.learn()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// intrude puts a program of somebody else into the daemon's link of an interface.
+func (h *host) intrude(iface string) {
+	h.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()},
+	})
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer p.Close()
+	l, err := link.LoadPinnedLink(h.glob("chains/*-%d/link", h.ns.Index(h, iface))[0], nil)
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Update(p); err != nil {
+		h.Fatal(err)
+	}
 }
 
 // TestUndoneUnderAnotherName renames an interface on which a change waits to be confirmed: it is undone there.
@@ -70,6 +119,7 @@ func TestUndoneUnderAnotherName(t *testing.T) {
 	id := h.meanwhile(r, func() { h.ns.Rename(t, nettest.Dev, "other0") })
 	h.expired(w, id)
 	h.ns.Rename(t, "other0", nettest.Dev)
+	h.follows(nettest.Dev)
 	if after := h.picture(true); after != before {
 		t.Errorf("there is\n%s\nthere was\n%s", after, before)
 	}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command suite runs all tests of the project: those that need no kernel of their own as `go test` does, the
-// kernel tests as root on this machine, and the same test binaries in VMs, on each kernel and with both linkers.
+// kernel tests as root on this machine, the same test binaries in VMs, on each kernel and with both linkers, and the
+// tests of the units in a VM whose init is systemd.
 // `make test` runs it, from the project's root. It ends with a table, and with status 1 if a test failed, could
 // not be run, or was skipped without being on the list in skips.txt.
 //
@@ -36,8 +37,8 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	parts   []string // of unit, kernel, vm, runner
-	kernels []string // for vm, as the runner understands them
+	parts   []string // of unit, kernel, vm, systemd, runner
+	kernels []string // for vm, as the runner understands them; systemd takes the first
 	work    string   // folder for binaries and logs
 	jobs    int      // runs of tests at a time
 	run     string   // pattern of tests
@@ -45,7 +46,7 @@ type options struct {
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("suite", flag.ContinueOnError)
-	parts := flags.String("parts", "unit runner kernel vm", "which `parts` to run")
+	parts := flags.String("parts", "unit runner kernel vm systemd", "which `parts` to run")
 	kernels := flags.String("kernels", "6.1 6.12 latest", "`kernels` for the VMs")
 	work := flags.String("work", ".cache/test", "`folder` for binaries and logs")
 	jobs := flags.Int("jobs", runtime.NumCPU(), "`how many` test binaries and VMs run at a time")
@@ -95,6 +96,12 @@ func runAll(ctx context.Context, o options, stdout io.Writer) ([]result, error) 
 			}
 			tasks = append(tasks, func() { runVM(ctx, o, version, i == 0, packages, c) })
 		}
+	}
+	if slices.Contains(o.parts, "systemd") {
+		if err := buildSystemd(ctx, o); err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, func() { runSystemd(ctx, o, c) })
 	}
 	if slices.Contains(o.parts, "kernel") {
 		tasks = append(tasks, func() { runNative(ctx, o, packages, c) })

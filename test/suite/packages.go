@@ -48,7 +48,7 @@ func (p pkg) binary(work string) string {
 	return filepath.Join(work, "packages", p.name, filepath.Base(p.name)+".test")
 }
 
-// listPackages returns the packages of the project that have tests, without the runner's.
+// listPackages returns the packages of the project that have tests, without those that have a part of their own.
 func listPackages(ctx context.Context) ([]pkg, error) {
 	const format = `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{range .Imports}} {{.}}{{end}}` +
 		`{{range .TestImports}} {{.}}{{end}}{{range .XTestImports}} {{.}}{{end}}{{end}}`
@@ -74,7 +74,7 @@ func parsePackages(list []byte) []pkg {
 			continue
 		}
 		p := pkg{name: strings.TrimPrefix(fields[0], module+"/")}
-		if p.name == runner {
+		if p.name == runner || p.name == systemdTests {
 			continue
 		}
 		p.kernel = slices.ContainsFunc(fields, func(path string) bool {

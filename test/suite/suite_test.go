@@ -105,7 +105,7 @@ func TestSections(t *testing.T) {
 
 func TestParsePackages(t *testing.T) {
 	list := module + "/chain fmt\n\n" + module + "/dispatcher " + module + "/chain github.com/cilium/ebpf/link\n" +
-		module + "/" + runner + " os\n"
+		module + "/" + runner + " os\n" + module + "/" + systemdTests + " github.com/cilium/ebpf\n"
 	got := parsePackages([]byte(list))
 	if want := []pkg{{"chain", false}, {"dispatcher", true}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/internal/failpoint"
+	"github.com/xdpd/xdpd/internal/netif/nettest"
+	"github.com/xdpd/xdpd/store"
+)
+
+// TestReloadRefused reloads with programs that cannot take over, and configurations that they cannot take over with:
+// the daemon says why and goes on, and no client notices, not even one that watches.
+func TestReloadRefused(t *testing.T) {
+	h := newReloadHost(t)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev)))
+	program, err := os.ReadFile(filepath.Join(binDir, "xdpd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := h.client.Watch(h.ctx(), &xdpdv1.WatchRequest{})
+	if err == nil {
+		_, err = watch.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	callers := h.callers(3)
+	since := h.since()
+	script := func(s string) []byte { return []byte("#!/bin/sh\n" + s + "\n") }
+	refused := 0
+	for _, c := range []struct {
+		name    string
+		program []byte // nil: the daemon's own
+		config  string // behind what is there
+		says    string
+	}{
+		{"older", script(`echo 'xdpd: unknown command "check-takeover" for "xdpd"' >&2; exit 2`), "", `unknown command \"check-takeover\"`},
+		{"crashes", script("kill -KILL $$"), "", "signal: killed"},
+		{"fails", script("echo 'xdpd: no such luck' >&2; exit 1"), "", "no such luck"},
+		{"garbage", script("echo hello"), "", "does not say that it can take over"},
+		{"silent", script("exit 0"), "", "does not say that it can take over"},
+		{"too much", script("yes | head -c 100000"), "", "does not say that it can take over"},
+		{"no program", []byte("\x7fELFnot"), "", "exec format error"},
+		{
+			"downgrade", script(fmt.Sprintf(`echo '{"can_take_over":true,"version":"0.0.1","schema":%d}'`, store.Schema-1)), "",
+			fmt.Sprintf("downgrade: version 0.0.1 reads stores up to schema %d", store.Schema-1),
+		},
+		{"unknown key", nil, "colour: red\n", "no key"},
+		{"other socket", nil, "socket: /other\n", ""},
+		{"other state", nil, "state_dir: /other\n", ""},
+		{"unknown group", nil, "socket_group: no-such-group\n", "no-such-group"},
+	} {
+		t.Log(c.name)
+		switch c.name { // a key that is there already
+		case "other socket", "other state":
+			key, _, _ := strings.Cut(c.config, " ")
+			lines := strings.Split(string(config), "\n")
+			for i, line := range lines {
+				if strings.HasPrefix(line, key) {
+					lines[i] = strings.TrimSpace(c.config)
+				}
+			}
+			h.rewrite([]byte(strings.Join(lines, "\n")))
+			c.says = "takes a stop and a start"
+		default:
+			h.rewrite(append(config, c.config...))
+		}
+		if c.program == nil {
+			c.program = program
+		}
+		h.install(c.program)
+		h.d.signal(unix.SIGHUP)
+		refused++
+		h.logged(refused, "not reloading")
+		lines := strings.Split(h.d.log.String(), "\n")
+		for _, line := range lines {
+			if strings.Contains(line, "not reloading") {
+				lines[0] = line
+			}
+		}
+		if !strings.Contains(lines[0], c.says) || !strings.Contains(lines[0], "level=ERROR") {
+			t.Errorf("%s: the log says %s", c.name, lines[0])
+		}
+		callers.more(h, 5)
+		if h.since() != since {
+			t.Fatalf("%s: another program serves", c.name)
+		}
+	}
+	h.rewrite(config)
+	h.install(program)
+	h.do(adding(add("b", "pass", nettest.Dev))) // and the watcher hears of it
+	if _, err := watch.Recv(); err != nil {
+		t.Errorf("the watcher: %v", err)
+	}
+	h.reload()
+	callers.more(h, 20)
+	callers.stop()
+	h.runsInstalled()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestReloadHangs reloads with a program that does not answer. The daemon serves meanwhile, and goes on then.
+func TestReloadHangs(t *testing.T) {
+	h := newReloadHost(t)
+	h.start("XDPD_FAILPOINT=" + failpoint.ReloadCheck + "=stop")
+	callers := h.callers(3)
+	h.d.signal(unix.SIGHUP)
+	h.reachedPoint(failpoint.ReloadCheck)
+	callers.more(h, 20)
+	h.logged(1, "did not answer within 10s")
+	if pid := h.checker(); pid != 0 {
+		t.Errorf("the process %d that was to check is left", pid)
+	}
+	callers.more(h, 20)
+	callers.stop()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestDowngrade asks the real program to take over from one whose store is newer than it knows.
+func TestDowngrade(t *testing.T) {
+	h := newReloadHost(t)
+	running := fmt.Sprintf(`{"version":"9.9.9","schema":%d,"socket":%q,"state_dir":%q,"bpffs":%q,"new":"key"}`,
+		store.Schema+1, h.socket, h.dir+"/state", h.pins)
+	r := h.run("xdpd", "check-takeover", "--config", h.config, "--running", running)
+	if want := fmt.Sprintf("the store of the daemon that runs, version 9.9.9, has schema %d", store.Schema+1); r.code != 1 || r.stdout != "" || !strings.Contains(r.stderr, want) {
+		t.Errorf("a downgrade: %+v, want %q", r, want)
+	}
+	r = h.run("xdpd", "check-takeover", "--config", h.config, "--running", strings.Replace(running, fmt.Sprint(store.Schema+1), fmt.Sprint(store.Schema), 1))
+	if r.code != 0 || !strings.Contains(r.stdout, `"can_take_over":true`) || r.stderr != "" {
+		t.Errorf("no downgrade: %+v", r)
+	}
+	for _, path := range []string{h.pins, h.socket, h.dir + "/state"} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("a check made %s", path)
+		}
+	}
+}
+
+// rewrite replaces the configuration.
+func (h *host) rewrite(config []byte) {
+	h.Helper()
+	if err := os.WriteFile(h.config, config, 0o600); err != nil {
+		h.Fatal(err)
+	}
+}

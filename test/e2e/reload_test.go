@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/client"
+	"github.com/xdpd/xdpd/internal/netif/nettest"
+)
+
+// newReloadHost makes a host with binaries of its own, which a test can replace.
+func newReloadHost(t *testing.T, more ...string) *host {
+	t.Helper()
+	h := newHost(t, more...)
+	before := binDir
+	t.Cleanup(func() { binDir = before })
+	own := filepath.Join(h.dir, "bin")
+	if err := os.Mkdir(own, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"xdpd", "xdpctl"} {
+		if err := os.Link(filepath.Join(before, name), filepath.Join(own, name)); err == nil {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(before, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(own, name), data, 0o700)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	binDir = own
+	return h
+}
+
+// install puts another file in the place of the daemon's program by a rename, as a package does; nil: a copy of what
+// is there.
+func (h *host) install(program []byte) {
+	h.Helper()
+	path := filepath.Join(binDir, "xdpd")
+	var err error
+	if program == nil {
+		if program, err = os.ReadFile(path); err != nil {
+			h.Fatal(err)
+		}
+	}
+	err = os.WriteFile(path+".new", program, 0o700)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+// logged waits until the daemon's log has a text that many times.
+func (h *host) logged(times int, text string) {
+	h.Helper()
+	h.eventually(fmt.Sprintf("the log has %d times %q", times, text), func() bool {
+		select {
+		case <-h.d.done:
+			h.Fatalf("the daemon ended with %v", h.d.ended)
+		default:
+		}
+		return strings.Count(h.d.log.String(), text) >= times
+	})
+}
+
+// reload reloads and waits until the next program is ready.
+func (h *host) reload() {
+	h.Helper()
+	before := h.since()
+	h.d.signal(unix.SIGHUP)
+	h.reloaded(before)
+}
+
+// since is when the program that serves began to.
+func (h *host) since() time.Time {
+	h.Helper()
+	st, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
+	if err != nil {
+		h.Fatal(err)
+	}
+	return st.GetStarted().AsTime()
+}
+
+// reloaded waits until another program serves than the one that did so since then.
+func (h *host) reloaded(before time.Time) {
+	h.Helper()
+	h.eventually("another program serves", func() bool { return h.since() != before })
+	h.model.started()
+}
+
+// runsInstalled fails the test unless the daemon's process runs the file that is installed.
+func (h *host) runsInstalled() {
+	h.Helper()
+	installed, err := os.Stat(filepath.Join(binDir, "xdpd"))
+	if err != nil {
+		h.Fatal(err)
+	}
+	runs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", h.d.cmd.Process.Pid))
+	if err != nil {
+		h.Fatal(err)
+	}
+	if !os.SameFile(installed, runs) {
+		h.Error("the daemon does not run the program that is installed")
+	}
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", h.d.cmd.Process.Pid)); err != nil || string(comm) != "xdpd\n" {
+		h.Errorf("the process is called %q, %v", comm, err)
+	}
+}
+
+// descriptors are what the daemon has open at the moment, without numbers of sockets, and without what is BPF's.
+func (h *host) descriptors() (open []string) {
+	h.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", h.d.cmd.Process.Pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		h.Fatal(err)
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue
+		}
+		if kind, _, _ := strings.Cut(to, ":["); !strings.HasPrefix(kind, "anon_inode:bpf") { // for checkDescriptors
+			open = append(open, kind)
+		}
+	}
+	slices.Sort(open)
+	return open
+}
+
+// callers are clients that make calls all the time, with what grpc does by default, and one that only connects. Every
+// failure of theirs fails the test.
+type callers struct {
+	all    sync.WaitGroup
+	cancel context.CancelFunc
+	calls  atomic.Int64
+}
+
+func (h *host) callers(n int) *callers {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.Cleanup(cancel)
+	c := &callers{cancel: cancel}
+	for i := range n {
+		c.all.Go(func() {
+			conn, err := grpc.NewClient("unix://"+h.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err != nil {
+				h.Error(err)
+				return
+			}
+			defer conn.Close()
+			for ctx.Err() == nil && !h.Failed() {
+				if err := c.call(conn, i); err != nil {
+					h.Errorf("caller %d: %v", i, err)
+				}
+				c.calls.Add(1)
+			}
+		})
+	}
+	c.all.Go(func() {
+		for ctx.Err() == nil && !h.Failed() {
+			conn, err := net.Dial("unix", h.socket)
+			if err != nil {
+				h.Errorf("connect: %v", err)
+				return
+			}
+			conn.Close()
+			time.Sleep(5 * time.Millisecond) // so that those who wait are fewer than somaxconn
+		}
+	})
+	return c
+}
+
+func (c *callers) call(conn *grpc.ClientConn, i int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	api := xdpdv1.NewXdpdServiceClient(conn)
+	switch i % 3 {
+	case 0:
+		_, err := api.GetStatus(ctx, &xdpdv1.GetStatusRequest{})
+		return err
+	case 1:
+		_, err := api.ListChains(ctx, &xdpdv1.ListChainsRequest{})
+		return err
+	}
+	resp, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+	if err == nil && resp.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		err = fmt.Errorf("health is %v", resp.GetStatus())
+	}
+	return err
+}
+
+// more waits until that many more calls were made.
+func (c *callers) more(h *host, n int64) {
+	h.Helper()
+	from := c.calls.Load()
+	h.eventually("calls are made", func() bool { return c.calls.Load() >= from+n || h.Failed() })
+}
+
+func (c *callers) stop() {
+	c.cancel()
+	c.all.Wait()
+}
+
+// TestReload reloads ten times, each time into another file, while packets come in on three interfaces and 20 clients
+// make calls: not a packet is lost or counted twice, no program of a chain is another, no call fails, and nothing
+// is open afterwards that was not before.
+func TestReload(t *testing.T) {
+	h := newReloadHost(t, second, third)
+	h.start()
+	p := &parade{host: h, interfaces: []string{nettest.Dev, second, third}, order: []int{1, 2, 3}, version: 1}
+	first := p.spec(nil)
+	first.Objects = [][]byte{trails}
+	if _, err := h.client.SetChains(h.ctx(), first); err != nil {
+		t.Fatalf("%v %v\n%s", err, client.Facts(err), client.VerifierLog(err))
+	}
+	before := map[string]*xdpdv1.Chain{}
+	for _, iface := range p.interfaces {
+		before[iface] = h.chain(iface)
+	}
+	socket, err := os.Lstat(h.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.reload() // so that both are after one
+	open := h.descriptors()
+	stop := h.flows(p.interfaces)
+	callers := h.callers(20)
+	for range 10 {
+		callers.more(h, 50)
+		h.install(nil)
+		h.reload()
+		h.runsInstalled()
+	}
+	callers.more(h, 50)
+	callers.stop()
+	sent := stop()
+	if after, err := os.Lstat(h.socket); err != nil || !os.SameFile(socket, after) {
+		t.Errorf("the socket's file is another one: %v", err)
+	}
+	var all uint64
+	for iface, n := range sent {
+		all += n
+		c := h.chain(iface)
+		if c.GetKernelId() != before[iface].GetKernelId() || c.GetLinkId() != before[iface].GetLinkId() || c.GetRevision() != before[iface].GetRevision() {
+			t.Errorf("%s has another program or link:\n%v\n%v", iface, before[iface], c)
+		}
+		if c.GetPackets() != n || c.GetPacketsEnd() != n {
+			t.Errorf("%s counted %d and %d packets at the end, want %d", iface, c.GetPackets(), c.GetPacketsEnd(), n)
+		}
+	}
+	if got := h.tally("end"); got.Seen != all || got.Wrong != 0 {
+		t.Errorf("of %d packets %d were seen and %d had a wrong trail: %+v", all, got.Seen, got.Wrong, got)
+	}
+	t.Logf("%d calls, %v packets", callers.calls.Load(), sent)
+	var now []string
+	h.eventually("the daemon has open what it had", func() bool { now = h.descriptors(); return slices.Equal(now, open) || h.Failed() })
+	h.learn()
+	h.checkAPI()
+	h.checkStore()
+	h.checkKernel()
+	h.checkDescriptors()
+	h.stop(unix.SIGTERM)
+}
+
+// TestReloadUnderChanges reloads while a client makes changes: each is made.
+func TestReloadUnderChanges(t *testing.T) {
+	h := newReloadHost(t)
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev)), adding(add("b", "pass", nettest.Dev)))
+	conn, err := grpc.NewClient("unix://"+h.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	before := h.chain(nettest.Dev).GetRevision()
+	ctx, cancel := context.WithCancel(t.Context())
+	made := make(chan uint64, 1)
+	go func() {
+		var n uint64
+		defer func() { made <- n }()
+		for ; ctx.Err() == nil && !t.Failed(); n++ {
+			r := &xdpdv1.UpdateMembersRequest{Updates: []*xdpdv1.MemberUpdate{{Program: []string{"a", "b"}[n%2], Interface: nettest.Dev, Position: last}}}
+			if _, err := xdpdv1.NewXdpdServiceClient(conn).UpdateMembers(h.ctx(), r); err != nil {
+				t.Errorf("change %d: %v %v", n, err, client.Facts(err))
+			}
+		}
+	}()
+	for range 5 {
+		h.reload()
+	}
+	cancel()
+	n := <-made
+	if got := h.chain(nettest.Dev).GetRevision() - before; got != n {
+		t.Errorf("%d revisions came of %d changes", got, n)
+	}
+	t.Logf("%d changes", n)
+	h.learn()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestReloadEndsStreams: a watcher is told that it is a reload, and calls again.
+func TestReloadEndsStreams(t *testing.T) {
+	h := newReloadHost(t)
+	h.start()
+	watch, err := h.client.Watch(h.ctx(), &xdpdv1.WatchRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started, err := watch.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.reload()
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	if errors.Is(err, io.EOF) || status.Code(err) != codes.Unavailable || client.Reason(err) != xdpdv1.ErrorReason_ERROR_REASON_STOPPING ||
+		!strings.Contains(err.Error(), "reload") {
+		t.Errorf("the watcher got %v", err)
+	}
+	again, err := h.client.Watch(h.ctx(), &xdpdv1.WatchRequest{ResumeToken: started.GetResumeToken()})
+	if err == nil {
+		_, err = again.Recv()
+	}
+	if err != nil {
+		t.Errorf("watch again: %v", err)
+	}
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestReloadSocket reloads with another mode of the socket, and without the socket's file, which is made anew.
+func TestReloadSocket(t *testing.T) {
+	h := newReloadHost(t)
+	h.start()
+	config, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Lstat(h.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.rewrite(append(config, "socket_mode: \"0600\"\nsocket_group: 1234\n"...))
+	h.reload()
+	after, err := os.Lstat(h.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := after.Sys().(*syscall.Stat_t); !os.SameFile(before, after) || after.Mode().Perm() != 0o600 || st.Gid != 1234 {
+		t.Errorf("the socket has mode %v and group %d", after.Mode(), st.Gid)
+	}
+	if err := os.Remove(h.socket); err != nil {
+		t.Fatal(err)
+	}
+	h.d.signal(unix.SIGHUP)
+	h.logged(1, "the socket that was handed over is of no use")
+	h.eventually("there is a socket again", func() bool { after, err = os.Lstat(h.socket); return err == nil })
+	if after.Mode().Perm() != 0o600 {
+		t.Errorf("the new socket has mode %v", after.Mode())
+	}
+	h.model.started()
+	h.Check()
+	h.stop(unix.SIGTERM)
+}

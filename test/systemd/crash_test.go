@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package systemd
+
+import (
+	"os"
+	"testing"
+)
+
+func TestKill(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
+	h.check("pass")
+	untouched := h.wantUntouched()
+	h.wantOther(h.kill())
+	h.check("pass")
+	untouched()
+	h.xdpctl("add", object("verdict"), "--function", "pass", "--name", "more", "--interface", dev)
+	h.check("pass", "more")
+	h.stop()
+}
+
+// A daemon that hangs is killed and started again.
+func TestWatchdog(t *testing.T) {
+	h := newHost(t)
+	h.dropIn(daemonUnit, "[Service]\nWatchdogSec=6s\n")
+	h.start()
+	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
+	h.check("pass")
+	untouched := h.wantUntouched()
+	pid := h.pid()
+	systemctl(h, "kill", "--signal=STOP", daemonUnit)
+	h.wantOther(pid)
+	h.wantLog("Watchdog timeout")
+	h.check("pass")
+	untouched()
+	h.stop()
+}
+
+// A daemon that fails at each start is given up by systemd. What runs goes on, a start adopts it, and a stop removes it.
+func TestCrashLoop(t *testing.T) {
+	h := newHost(t)
+	h.dropIn(daemonUnit, "[Service]\nRestartSec=100ms\n")
+	h.start()
+	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
+	h.check("pass")
+	untouched := h.wantUntouched()
+
+	h.crashLoop()
+	systemctl(h, "reset-failed", daemonUnit)
+	h.unblock()
+	h.start()
+	h.check("pass")
+
+	h.crashLoop()
+	untouched()
+	systemctl(h, "stop", mainUnit)
+	h.checkNothing()
+
+	// The restarts are used up: a new start counts anew.
+	h.unblock()
+	systemctl(h, "start", mainUnit)
+	h.wantProperty(daemonUnit, "SubState", "running")
+	h.stop()
+}
+
+// crashLoop lets the daemon be killed and fail at each start, as something is in the place of its socket, until systemd
+// gives it up.
+func (h *host) crashLoop() {
+	h.Helper()
+	h.unblock()
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		h.Fatal(err)
+	}
+	h.kill()
+	h.wantProperty(daemonUnit, "ActiveState", "failed")
+	if got := property(h, mainUnit, "ActiveState"); got != "active" {
+		h.Errorf("%s is %s while the daemon crashes, want active: its end is a stop", mainUnit, got)
+	}
+	h.wantLog("there is something that is not a socket")
+	h.wantLog("Start request repeated too quickly")
+}
+
+// unblock takes away what is in the place of the socket.
+func (h *host) unblock() {
+	h.Helper()
+	if err := os.RemoveAll(socket); err != nil {
+		h.Fatal(err)
+	}
+}

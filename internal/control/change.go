@@ -37,8 +37,7 @@ type change struct {
 	what    string                            // in a few words
 	options Options
 
-	takeover bool       // foreign programs are replaced
-	took     []Takeover // those that were
+	takeover bool // foreign programs are replaced
 
 	steps   []*step
 	saved   bool           // the intent is in the store

@@ -131,7 +131,7 @@ func (c *Controller) announce(ch *change) {
 		interfaces = append(interfaces, s.iface)
 	}
 	c.log.Info("change made", "what", ch.what, "interfaces", interfaces, "uid", caller.UID, "pid", caller.PID, "comment", ch.options.Comment)
-	for _, t := range ch.took {
+	for _, t := range ch.took() {
 		c.log.Warn("took over from a foreign program", "interface", t.Interface, "id", t.Foreign.ID, "name", t.Foreign.Name, "swapped", t.Swapped)
 	}
 	for _, old := range ch.old {

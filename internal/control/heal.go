@@ -30,10 +30,11 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 	if !known {
 		return false, nil
 	}
+	restored := c.restore(rec)
 	cond := c.examined(rec)
 	switch {
 	case cond.state == Running:
-		return false, c.learn(rec)
+		return restored, c.learn(rec)
 	case cond.state == Waiting:
 		return false, errors.Join(errWaiting, c.letGo(rec))
 	case cond.state == Displaced:
@@ -57,6 +58,24 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 	}
 	c.log.Info("chain repaired", "interface", iface, "revision", rec.Revision)
 	return true, c.learn(rec)
+}
+
+// restore makes the pins again that it takes to know what an interface runs, where the kernel still has what they were of: a
+// takeover was cut short, or somebody removed them. The interface is locked.
+func (c *Controller) restore(rec store.Chain) bool {
+	if rec.Ifindex == 0 {
+		return false
+	}
+	if _, err := c.plane.Live(c.deviceOf(rec)); err == nil {
+		return false
+	}
+	restored, err := c.plane.Restore(c.deviceOf(rec)) // what is lost is linked anew
+	if len(restored) == 0 {
+		return false
+	}
+	c.setProblem(rec.Interface, "somebody removed pins: "+some(restored))
+	c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored, "not", err)
+	return true
 }
 
 // learn remembers the pins of a chain that runs as it should. The interface is locked.

@@ -309,7 +309,7 @@ func (c *Controller) orphans(g goal) ([]store.Program, error) {
 func (c *Controller) answer(ch *change, g goal) (result, error) {
 	r := result{
 		Outcome: Outcome{
-			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff, Took: ch.took,
+			Changed: ch.changes(), DryRun: ch.options.DryRun, Diff: ch.diff, Took: ch.took(),
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.origins)) {

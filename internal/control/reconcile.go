@@ -188,12 +188,7 @@ func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
 // mend makes the device that a chain is on run the intended revision, with all its pins.
 func (c *Controller) mend(ctx context.Context, rec store.Chain) error {
 	d := c.deviceOf(rec)
-	if _, err := c.plane.Live(d); rec.Ifindex != 0 && errors.Is(err, dispatcher.ErrGone) {
-		// The link may live on without its pin: a takeover was cut short, or somebody removed the pin and holds the link.
-		if restored, err := c.plane.Restore(d); err == nil && len(restored) > 0 {
-			c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored)
-		}
-	}
+	c.restore(rec)
 	if err := c.repair(rec); err != nil {
 		return err
 	}

@@ -48,9 +48,7 @@ func (c *Controller) stage(ch *change, s *step) error {
 	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
 		return c.explainBusy(err, s.iface, s.device.Ifindex)
 	}
-	if took := s.staged.Took; took != nil {
-		ch.took = append(ch.took, Takeover{s.iface, Foreign{took.ID, took.Name, took.Mode}, took.Swapped})
-	} else if ch.options.DryRun {
+	if s.staged.Took == nil && ch.options.DryRun {
 		if err := c.vacant(s); err != nil {
 			return err
 		}
@@ -60,6 +58,17 @@ func (c *Controller) stage(ch *change, s *step) error {
 	}
 	s.after.Linker, _ = c.plane.Linker()
 	return c.fold(s, live)
+}
+
+// took are the foreign programs that a change replaces, or did.
+func (ch *change) took() (took []Takeover) {
+	for _, s := range ch.steps {
+		if s.staged != nil && s.staged.Took != nil {
+			t := s.staged.Took
+			took = append(took, Takeover{s.iface, Foreign{t.ID, t.Name, t.Mode}, t.Swapped})
+		}
+	}
+	return took
 }
 
 // takeover makes a plan replace the foreign program that the interface of a step has, if any.

@@ -37,8 +37,9 @@ type tender struct {
 	seen      uint64 // the generation of the store that chains and programs are of
 	chains    map[string]store.Chain
 	programs  []store.Program
-	elsewhere presence  // of other namespaces, as they were
-	searched  time.Time // when all namespaces were searched for an interface that was moved
+	elsewhere presence        // of other namespaces, as they were
+	unseen    map[string]bool // namespaces that could not be looked at in this round
+	searched  time.Time       // when all namespaces were searched for an interface that was moved
 	tasks     sync.WaitGroup
 	slots     chan struct{}
 
@@ -119,7 +120,7 @@ func (t *tender) round(ctx context.Context) error {
 		seen, well := t.healthy(iface, rec.Revision)
 		switch {
 		case there && well && seen.learned && nic.XDP.ID == seen.kernelID && t.intact(rec):
-		case !there && rec.Ifindex == 0 && t.problem(iface) != "":
+		case !there && (t.unseen[netnsOf(iface)] || rec.Ifindex == 0 && t.problem(iface) != ""):
 		default:
 			t.start(ctx, iface, func() (bool, error) { return t.heal(ctx, iface) })
 		}
@@ -151,34 +152,37 @@ func (t *tender) refresh() error {
 }
 
 // survey returns the interfaces of all namespaces that chains or patterns name. A namespace that is gone, or closed to the
-// daemon, has none.
+// daemon, has none; what happened in one that could not be looked at shows the next time.
 func (t *tender) survey() (map[string]netif.Interface, error) {
 	namespaces := map[string]bool{"": true}
-	note := func(ref string) {
-		if netns, _, err := chain.ParseInterface(ref); err == nil {
-			namespaces[netns] = true
-		}
-	}
 	for iface := range t.chains {
-		note(iface)
+		namespaces[netnsOf(iface)] = true
 	}
 	for _, p := range t.programs {
 		for _, pattern := range p.Patterns {
-			note(pattern.Glob)
+			namespaces[netnsOf(pattern.Glob)] = true
 		}
 	}
 	now := map[string]netif.Interface{}
+	t.unseen = map[string]bool{}
 	for netns := range namespaces {
 		nics, err := netif.List(netns)
 		if err != nil && netns == "" {
 			return nil, err
 		}
+		t.unseen[netns] = err != nil && !errors.Is(err, &chain.Error{Reason: chain.NetnsNotFound})
 		for _, nic := range nics {
 			now[reference(netns, nic.Name)] = nic
 		}
 	}
 	t.tellElsewhere(now)
 	return now, nil
+}
+
+// netnsOf is the network namespace in the reference of an interface; empty: the daemon's own.
+func netnsOf(ref string) string {
+	netns, _, _ := chain.ParseInterface(ref) // of a chain: it is one
+	return netns
 }
 
 // reference names an interface.
@@ -193,8 +197,13 @@ func reference(netns, name string) string {
 func (t *tender) tellElsewhere(now map[string]netif.Interface) {
 	indexes := presence{}
 	for ref, nic := range now {
-		if netns, _, _ := chain.ParseInterface(ref); netns != "" {
+		if netnsOf(ref) != "" {
 			indexes[ref] = nic.Index
+		}
+	}
+	for ref, index := range t.elsewhere {
+		if t.unseen[netnsOf(ref)] {
+			indexes[ref] = index
 		}
 	}
 	if t.elsewhere == nil {
@@ -245,7 +254,10 @@ func (t *tender) ended(ctx context.Context, subject string, mended bool, err err
 	idle := time.Since(r.last) > calm*r.wait
 	switch {
 	case ctx.Err() != nil:
-	case err != nil && !errors.Is(err, errWaiting) && !errors.Is(err, errDisplaced), mended && !idle:
+	case errors.Is(err, errWaiting):
+		delete(t.repairs, subject) // an interface that comes back is no fight
+		return
+	case err != nil && !errors.Is(err, errDisplaced), mended && !idle:
 		r.wait = min(max(2*r.wait, firstRepair), lastRepair)
 	case mended:
 		r.wait = firstRepair
@@ -297,6 +309,9 @@ func (c *Controller) retake() error {
 		if err := c.reload(p); err != nil {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
+		}
+		if missing, err := c.plane.DamageProgram(p.ID); err == nil && len(missing) > 0 {
+			c.setProblem("program "+p.Name, "somebody removed its pins: "+some(missing)) // healProgram is next
 		}
 	}
 	c.setProblem(pinning, "")

@@ -56,7 +56,7 @@ func TestApplyWhereNothingRuns(t *testing.T) {
 	for range 3 {
 		h.detachLink(second)
 		h.eventually("the chain is attached again", func() bool { return h.attached(second) != 0 })
-		h.well()
+		h.well() // and pinned
 	}
 	before := h.chain(second)
 	h.detachLink(second)

@@ -135,6 +135,9 @@ func TestTakeoverFails(t *testing.T) {
 						t.Errorf("program %d runs, want the chain; there are chains of %v, and %v", now, h.chained(), status.GetProblems())
 					}
 					h.Check()
+					if linked {
+						leave() // else its link outlives its detaching
+					}
 					h.stop(unix.SIGTERM)
 					return
 				case now != foreign:

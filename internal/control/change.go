@@ -52,6 +52,7 @@ type step struct {
 	gone   bool // nothing of it is or comes into the kernel, as where there is no such interface: only the intent changes
 	before store.Chain
 	known  bool             // before was in the store
+	ran    bool             // a revision of it may have packets in it until the change is tidied
 	same   bool             // the chain stays: it is only to run again
 	counts []store.Revision // those of before whose counters are to be read, the last one the live one
 	after  store.Chain
@@ -185,7 +186,7 @@ func (c *Controller) plan(ch *change) error {
 
 // look sees what runs on the device of a step's chain, and mends it as far as pins go.
 func (c *Controller) look(ch *change, s *step) error {
-	s.counts = s.before.Revisions
+	s.counts, s.ran = s.before.Revisions, s.known
 	if !s.known || s.gone {
 		return nil
 	}
@@ -196,8 +197,9 @@ func (c *Controller) look(ch *change, s *step) error {
 		}
 	}
 	live, err := c.plane.Live(d)
-	if errors.Is(err, dispatcher.ErrGone) && len(ch.next[s.iface].Members) == 0 {
-		s.gone = true // what is not there need not be taken off; another's program may be in its place
+	if errors.Is(err, dispatcher.ErrGone) {
+		s.ran = false
+		s.gone = len(ch.next[s.iface].Members) == 0 // what is not there need not be taken off; another's program may be in its place
 	}
 	if i := slices.IndexFunc(s.counts, func(r store.Revision) bool { return err == nil && r.Number == live.Revision }); i >= 0 {
 		s.counts = s.counts[:i+1]

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -13,7 +14,7 @@ import (
 )
 
 // load loads the programs of a change that are new or become another, those first whose maps others share.
-func (c *Controller) load(ch *change, g goal) error {
+func (c *Controller) load(ctx context.Context, ch *change, g goal) error {
 	pinned, err := c.plane.Programs()
 	if err != nil {
 		return err
@@ -35,7 +36,7 @@ func (c *Controller) load(ch *change, g goal) error {
 				"program %q shares the maps of %q, which in the end shares its own: one of them must have maps of its own",
 				p.Name, p.Settings.ShareMapsFrom)
 		}
-		if err := c.loadOne(ch, p, w, pinned, alone); err != nil {
+		if err := c.loadOne(ctx, ch, p, w, pinned, alone); err != nil {
 			return err
 		}
 	}
@@ -43,7 +44,7 @@ func (c *Controller) load(ch *change, g goal) error {
 }
 
 // loadOne loads one program of a change; alone: it shares no maps.
-func (c *Controller) loadOne(ch *change, p store.Program, w wanted, pinned []uint64, alone bool) (err error) {
+func (c *Controller) loadOne(ctx context.Context, ch *change, p store.Program, w wanted, pinned []uint64, alone bool) (err error) {
 	load := dispatcher.Load{ID: p.ID, Name: p.Name, Object: w.object}
 	if old := slices.IndexFunc(ch.old, func(o store.Program) bool { return o.Name == p.Name }); old >= 0 && !w.fresh && slices.Contains(pinned, ch.old[old].ID) {
 		load.Carry = ch.old[old].ID
@@ -59,11 +60,11 @@ func (c *Controller) loadOne(ch *change, p store.Program, w wanted, pinned []uin
 		}
 		c.log.Error("maps are for root alone", "program", p.Name, "error", err)
 	}
-	do := c.plane.Load
+	do := c.plane.LoadContext
 	if w.lenient {
 		do = c.loadLenient
 	}
-	origins, err := do(load)
+	origins, err := do(ctx, load)
 	if err != nil {
 		return err
 	}
@@ -73,15 +74,15 @@ func (c *Controller) loadOne(ch *change, p store.Program, w wanted, pinned []uin
 }
 
 // loadLenient loads a program with maps of its own where those that it is to share do not fit it any more.
-func (c *Controller) loadLenient(load dispatcher.Load) ([]dispatcher.MapOrigin, error) {
-	origins, err := c.plane.Load(load)
+func (c *Controller) loadLenient(ctx context.Context, load dispatcher.Load) ([]dispatcher.MapOrigin, error) {
+	origins, err := c.plane.LoadContext(ctx, load)
 	unfit := errors.Is(err, &chain.Error{Reason: chain.MapInvalid}) || errors.Is(err, fs.ErrNotExist)
 	if load.Share == 0 || !unfit {
 		return origins, err
 	}
 	c.log.Warn("maps that were shared do not fit any more: the program gets its own", "program", load.Name, "from", load.Shared, "error", err)
 	load.Share = 0
-	return c.plane.Load(load)
+	return c.plane.LoadContext(ctx, load)
 }
 
 // share names the program whose maps a program is to use.

@@ -84,7 +84,7 @@ func (c *Controller) mutate(ctx context.Context, o Options, compute func() (goal
 		if err := c.unclaimed(ch); err != nil {
 			return result{}, err
 		}
-		if err := c.load(ch, g); err != nil {
+		if err := c.load(ctx, ch, g); err != nil {
 			return result{}, err
 		}
 		if err := c.apply(ctx, ch); err != nil {

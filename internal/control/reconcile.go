@@ -26,7 +26,7 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 		return storeError(err)
 	}
 	for _, p := range sharersLast(programs) {
-		if err := c.reload(p); err != nil {
+		if err := c.reload(ctx, p); err != nil {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
 		}
@@ -117,7 +117,7 @@ func (c *Controller) refuseStrangers() error {
 }
 
 // reload loads a program of the store that has no pins: after a stop or reboot.
-func (c *Controller) reload(p store.Program) error {
+func (c *Controller) reload(ctx context.Context, p store.Program) error {
 	pinned, err := c.plane.Programs()
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (c *Controller) reload(p store.Program) error {
 	if load.Share != 0 && !slices.Contains(pinned, load.Share) {
 		load.Share = 0
 	}
-	if _, err := c.loadLenient(load); err != nil {
+	if _, err := c.loadLenient(ctx, load); err != nil {
 		return err
 	}
 	c.setProblem("program "+p.Name, "")

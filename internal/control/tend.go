@@ -18,6 +18,9 @@ import (
 const (
 	tending   = "look after interfaces"
 	lookEvery = time.Second
+	// rest is how many times what it took to look nobody looks again. Where changes of many interfaces come one after the other,
+	// they are looked at together; but never is it waited longer than half of lookEvery.
+	rest = 9
 	// atOnce is how many interfaces are mended at the same time.
 	atOnce = 4
 )
@@ -62,10 +65,16 @@ func (c *Controller) tend(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		began := time.Now()
 		if err := t.round(ctx); err != nil {
 			return err
 		}
 		c.setProblem(tending, "")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(min(rest*time.Since(began), lookEvery/2)):
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -280,7 +289,7 @@ func (t *tender) checkFolder(ctx context.Context) bool {
 		return true
 	}
 	t.setProblem(pinning, lost.Error())
-	t.start(ctx, pinning, func() (bool, error) { return true, t.retake() })
+	t.start(ctx, pinning, func() (bool, error) { return true, t.retake(ctx) })
 	return false
 }
 
@@ -288,7 +297,7 @@ func (t *tender) checkFolder(ctx context.Context) bool {
 const pinning = "pins"
 
 // retake makes the folder of all pins anew. No change is made meanwhile.
-func (c *Controller) retake() error {
+func (c *Controller) retake(ctx context.Context) error {
 	c.changes.Lock()
 	defer c.changes.Unlock()
 	if c.stopped || c.plane.Folder() == nil {
@@ -306,7 +315,7 @@ func (c *Controller) retake() error {
 	}
 	for _, p := range sharersLast(programs) {
 		c.remember(p.ID, nil)
-		if err := c.reload(p); err != nil {
+		if err := c.reload(ctx, p); err != nil {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
 		}

@@ -13,8 +13,10 @@ import (
 func (c *Controller) tidy(ch *change) {
 	// A packet that is still in an old revision must find its members in their slots, and its counts are final
 	// only when it has left.
-	if err := dispatcher.Quiesce(); err != nil {
-		c.log.Error("wait for packets in flight", "error", err)
+	if slices.ContainsFunc(ch.steps, func(s *step) bool { return s.ran }) {
+		if err := dispatcher.Quiesce(); err != nil {
+			c.log.Error("wait for packets in flight", "error", err)
+		}
 	}
 	for _, s := range ch.steps {
 		old := c.deviceOf(s.before)

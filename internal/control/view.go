@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/store"
@@ -46,8 +47,11 @@ func (c *Controller) Program(ctx context.Context, name string) (Program, error) 
 	return Program{}, err
 }
 
+// listPatience is how long a list waits, in all, for changes that are being made.
+const listPatience = time.Second
+
 // Chains returns all chains, sorted by interface, and with them interfaces that a change left without one and that
-// get it back unless the change is confirmed.
+// get it back unless the change is confirmed. One that is just being changed, for long, is as it was saved last.
 func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 	chains, err := c.chains()
 	if err != nil {
@@ -67,9 +71,14 @@ func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 	}
 	slices.Sort(interfaces)
 	interfaces = slices.Compact(interfaces)
+	patient, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
 	out := make([]Chain, 0, len(interfaces))
 	for _, iface := range interfaces {
-		view, err := c.Chain(ctx, iface)
+		view, err := c.Chain(patient, iface)
+		if err != nil && patient.Err() != nil && ctx.Err() == nil {
+			view, err = c.lastView(iface)
+		}
 		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
 			continue // it went while the others were looked at
 		}
@@ -79,6 +88,26 @@ func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 		out = append(out, view)
 	}
 	return out, nil
+}
+
+// lastView is the chain of an interface as it was saved last, while a change of it is being made that takes long.
+func (c *Controller) lastView(iface string) (Chain, error) {
+	rec, err := c.chainOf(iface)
+	if err != nil {
+		return Chain{}, err
+	}
+	view := Chain{
+		Interface: rec.Interface, Ifindex: rec.Ifindex, Revision: rec.Revision, Mode: rec.Chain.Mode, Actual: rec.Actual, ModeReason: rec.ModeReason,
+		Final: rec.Chain.Final, Linker: rec.Linker, Former: rec.Former, Packets: rec.Packets, End: rec.End, Members: members(rec),
+		Problem: "a change of it is being made and takes long: this is what was saved last, without the packets since",
+	}
+	c.mu.Lock()
+	if runs, ok := c.running[iface]; ok {
+		view.State, view.KernelID = Running, runs.kernelID
+	}
+	c.mu.Unlock()
+	view.Pending, _, err = c.pendingOf(iface)
+	return view, err
 }
 
 // Chain returns the chain of one interface, after any change of it that is being made.

@@ -167,6 +167,18 @@ func FuzzParseObject(f *testing.F) {
 		f.Add(objectBytes(f, file), "")
 	}
 	f.Add(objectBytes(f, "many"), "at_cpu")
+	f.Add(deepened(f, objectBytes(f, "step"), 40), "")
+	examples, err := filepath.Glob("../examples/*/*.bpf.o") // not there in a VM
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range examples {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, "")
+	}
 	f.Fuzz(func(t *testing.T, data []byte, function string) {
 		o, err := ParseObject(data, function)
 		if err != nil {

@@ -198,7 +198,7 @@ func (p *Plane) look(dir string) (view, error) {
 func (p *Plane) lacking(d Device) needs {
 	return func(s *stock, now view) ([]string, error) {
 		pin := filepath.Join(p.rel(p.chainDir(d)), "link")
-		if _, ok := now.found[pin]; !ok {
+		if is, ok := now.found[pin]; !ok || is.kind != aLink || is.like != "xdp" {
 			return []string{pin}, nil
 		}
 		held, info, err := p.openLink(d)
@@ -248,6 +248,16 @@ func (v view) without(dir string, names []string) (missing []string) {
 		}
 	}
 	return missing
+}
+
+// Unpinned are the maps of an object that have no pin, though it is loaded as that program: somebody removed them, maybe while
+// no daemon ran. It is for programs that were not learned.
+func (p *Plane) Unpinned(id uint64, o *Object) (names []string, err error) {
+	have, err := p.loadedMaps(id)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(o.mapNames(), func(name string) bool { return have[name] }), nil
 }
 
 // lackingProgram finds the folders that a loaded program cannot be without.

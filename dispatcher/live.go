@@ -229,19 +229,14 @@ func (p *Plane) pinnedRevision(d Device, program uint32) (uint64, error) {
 		return 0, err
 	}
 	for _, rev := range revisions {
-		prog, err := openDispatcher(p.revisionDir(d, rev))
+		is, err := describe(filepath.Join(p.revisionDir(d, rev), "dispatcher"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return 0, err
-		}
-		id, err := programID(prog)
-		prog.Close()
-		if err != nil {
 			return 0, fmt.Errorf("look at revision %d: %w", rev, err)
 		}
-		if id == program {
+		if is.kind == aProgram && is.id == program { // somebody may have put something else there
 			return rev, nil
 		}
 	}

@@ -91,6 +91,9 @@ func (p *Plane) share(in *inherited, l Load) error {
 // carry takes every map of l.Carry that fits, and says of the others why not.
 func (p *Plane) carry(in *inherited, l Load) error {
 	theirs, err := p.loadedMaps(l.Carry)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody removed them
+	}
 	if err != nil {
 		return fmt.Errorf("look at the maps that program %q had: %w", l.Name, err)
 	}

@@ -4,7 +4,6 @@ package dispatcher
 
 import (
 	"bytes"
-	"debug/elf"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,10 +17,6 @@ import (
 
 // fragsFlag is BPF_F_XDP_HAS_FRAGS: the program can work on packets of more than one buffer (Linux 5.18).
 const fragsFlag = 1 << 5
-
-// maxUnpacked bounds what an object takes in memory: zeroes and compressed sections can be much larger there than
-// in the file.
-const maxUnpacked = 64 << 20
 
 // Object is one XDP program of an ELF object: parsed, not loaded. It does not change: Configure makes another one.
 type Object struct {
@@ -39,6 +34,8 @@ func ParseObject(data []byte, function string) (o *Object, err error) {
 			o, err = nil, chain.Errorf(chain.ObjectInvalid, nil, "read object: the parser failed on it: %v", r)
 		}
 	}()
+	parsing <- struct{}{}
+	defer func() { <-parsing }()
 	if err := checkSize(data); err != nil {
 		return nil, err
 	}
@@ -59,57 +56,14 @@ func ParseObject(data []byte, function string) (o *Object, err error) {
 	return o, nil
 }
 
-// checkSize refuses an ELF file whose sections, or whose variables, are larger than maxUnpacked together. It leaves
-// one that cannot be read to the loader.
-func checkSize(data []byte) error {
-	// The ELF library reads the names of sections at once. Without their table's number it does not.
-	nameless := bytes.Clone(data)
-	if len(data) >= 64 && elf.Class(data[elf.EI_CLASS]) == elf.ELFCLASS64 {
-		clear(nameless[62:64])
-	} else if len(data) >= 52 {
-		clear(nameless[50:52])
-	}
-	f, err := elf.NewFile(bytes.NewReader(nameless))
-	if err != nil {
-		return nil
-	}
-	for i, s := range f.Sections {
-		if s.Type == elf.SHT_STRTAB && s.Flags&elf.SHF_COMPRESSED != 0 {
-			return chain.Errorf(chain.ObjectInvalid, nil, "read object: section %d has names and is compressed", i)
-		}
-	}
-	if f, err = elf.NewFile(bytes.NewReader(data)); err != nil {
-		return nil
-	}
-	left := uint64(maxUnpacked)
-	take := func(what, name string, size uint64) error {
-		if size > left {
-			return chain.Errorf(chain.ObjectInvalid, nil, "read object: with %s %q of %d bytes it takes more than %d MiB of memory",
-				what, name, size, maxUnpacked>>20)
-		}
-		left -= size
-		return nil
-	}
-	for _, s := range f.Sections {
-		if err := take("section", s.Name, s.Size); err != nil {
-			return err
-		}
-	}
-	symbols, err := f.Symbols()
-	if err != nil {
-		return nil
-	}
-	left = maxUnpacked
-	for _, s := range symbols { // the loader copies each, whether they overlap or not
-		if err := take("variable", s.Name, s.Size); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // checkMaps refuses maps whose names cannot be those of pins, and one larger than maxUnpacked that the loader fills.
 func (o *Object) checkMaps() error {
+	if n := len(o.spec.Maps); n > maxMaps {
+		return chain.Errorf(chain.ObjectInvalid, nil, "program %q refers to %d maps, at most %d are taken", o.function, n, maxMaps)
+	}
+	if n := len(o.spec.Programs); n > maxMaps {
+		return chain.Errorf(chain.ObjectInvalid, nil, "program %q can call %d others, at most %d are taken", o.function, n, maxMaps)
+	}
 	for _, name := range o.mapNames() {
 		if strings.ContainsAny(name, "/@\x00") || len(name) > unix.NAME_MAX {
 			return chain.Errorf(chain.ObjectInvalid, chain.Facts{"map": name},

@@ -157,6 +157,9 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 		switch {
 		case errors.Is(err, ErrLost):
 			lost = append(lost, path)
+			if known && was.kind != aFolder { // what somebody put in its place is in the way of what is made anew
+				errs = append(errs, removeTree(filepath.Join(p.root, path)))
+			}
 		case err != nil:
 			errs = append(errs, fmt.Errorf("pin %s again: %w", path, err))
 		default:

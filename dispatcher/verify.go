@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 )
 
 // loadsAtOnce is how many programs are verified at a time. The kernel takes up to some seconds for one and some
 // hundred megabytes, and cannot be told to stop: others share the processors with it, and wait where there are more.
-const loadsAtOnce = 4
+const loadsAtOnce = 8
 
 // tracedInstructions is how many instructions the verifier may have looked at for a log that names each: that takes some hundred
 // bytes for one. The limit of the kernel is a million.
@@ -46,7 +47,18 @@ func explained[T any](load func(ebpf.ProgramOptions) (T, error), refusal error) 
 	}
 	// Errors have their texts already, and the last line of this log does not say what is wrong.
 	silent.Log = brief.Log
-	return none, fmt.Errorf("%w: %s", refusal, brief.Log[0])
+	return none, fmt.Errorf("%w: %s", refusal, complaint(brief.Log))
+}
+
+// complaint is the line of a log that says what is wrong: the last one before the verifier tells of its work.
+func complaint(log []string) string {
+	for _, line := range slices.Backward(log) {
+		work := slices.ContainsFunc([]string{"verification time ", "stack depth ", "processed "}, func(begin string) bool { return strings.HasPrefix(line, begin) })
+		if !work {
+			return line
+		}
+	}
+	return "the verifier does not say why"
 }
 
 // newCollection loads programs, with maps of their own but for those in replace. The caller closes it.

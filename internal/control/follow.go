@@ -141,8 +141,19 @@ func (c *Controller) tryLocks(of *locks, moves map[string]string) (release func(
 	}
 }
 
-// keepFree drops the moves to names that other chains have and keep.
+// keepFree drops the moves to names that other chains have and keep, or get back unless a change is confirmed.
 func (c *Controller) keepFree(moves map[string]string) error {
+	pending, err := c.store.Pending()
+	if err != nil {
+		return storeError(err)
+	}
+	awaited := map[string]bool{}
+	for _, p := range pending {
+		interfaces, _ := claims(p)
+		for _, iface := range interfaces {
+			awaited[iface] = true
+		}
+	}
 	for again := true; again; {
 		again = false
 		for from, to := range moves {
@@ -150,11 +161,14 @@ func (c *Controller) keepFree(moves map[string]string) error {
 			if err != nil {
 				return storeError(err)
 			}
-			if _, leaves := moves[to]; taken && !leaves {
-				c.setProblem(from, fmt.Sprintf("its interface is called %s now, and runs the chain; there is another chain of that name: remove one of the two, or rename the interface", to))
-				delete(moves, from)
-				again = true
+			if _, leaves := moves[to]; leaves || !taken && !awaited[to] {
+				continue
 			}
+			if c.problem(from) == "" { // else something is told already, and is not to change each time
+				c.setProblem(from, fmt.Sprintf("its interface is called %s now, and runs the chain; there is another chain of that name: remove one of the two, or rename the interface", to))
+			}
+			delete(moves, from)
+			again = true
 		}
 	}
 	return nil

@@ -167,6 +167,13 @@ func (c *Controller) restoreProgram(name string) (restored bool, err error) {
 		c.log.Warn("somebody removed pins, which are made again", "program", name, "pins", missing)
 		restored = true
 	}
+	o, err := c.object(p)
+	if err != nil {
+		return restored, err
+	}
+	if unpinned, err := c.plane.Unpinned(p.ID, o); err != nil || len(unpinned) > 0 {
+		return restored, errors.Join(err, fmt.Errorf("maps without a pin: %s", some(unpinned)))
+	}
 	if err := c.plane.LearnProgram(p.ID); err != nil {
 		return restored, err
 	}

@@ -36,6 +36,14 @@ func (l *locks) try(name string) (release func(), ok bool) {
 	return func() { l.release([]string{name}) }, true
 }
 
+// free tells whether nobody has a lock, at this moment.
+func (l *locks) free(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, taken := l.held[name]
+	return !taken
+}
+
 func (l *locks) take(ctx context.Context, name string) error {
 	for {
 		busy, ok := l.grab(name)

@@ -181,47 +181,66 @@ func patternOf(p store.Program, iface string) *store.Pattern {
 // tendPatterns brings programs to interfaces that match their patterns, and takes away the chains that interfaces had by
 // patterns alone and that are gone with them.
 func (t *tender) tendPatterns(ctx context.Context, now map[string]netif.Interface) {
-	if !slices.ContainsFunc(t.programs, func(p store.Program) bool { return len(p.Patterns) > 0 }) {
-		return
-	}
-	for iface := range now {
-		members := t.chains[iface].Chain
-		if slices.ContainsFunc(wants(t.programs, iface), func(p store.Program) bool { return members.Index(p.Name) < 0 }) {
-			t.start(ctx, "patterns for "+iface, func() (bool, error) { return t.placeByPattern(ctx, iface) })
+	lacking := map[string]bool{}
+	if slices.ContainsFunc(t.programs, func(p store.Program) bool { return len(p.Patterns) > 0 }) {
+		for iface := range now {
+			members := t.chains[iface].Chain
+			var ready []string // programs that nobody is just changing
+			for _, p := range wants(t.programs, iface) {
+				if members.Index(p.Name) >= 0 {
+					continue
+				}
+				lacking[patternSubject(iface)] = true
+				if t.Controller.programs.free(p.Name) {
+					ready = append(ready, p.Name)
+				}
+			}
+			if len(ready) > 0 && t.interfaces.free(iface) {
+				t.start(ctx, patternSubject(iface), func() (bool, error) { return t.placeByPattern(ctx, iface, ready) })
+			}
 		}
 	}
+	t.forget(patternSubject(""), lacking)
 	for iface, rec := range t.chains {
-		if _, there := now[iface]; !there && rec.Ifindex == 0 && derived(t.programs, rec) {
-			t.start(ctx, "patterns for "+iface, func() (bool, error) { return false, t.dropDerived(ctx, iface) })
+		if _, there := now[iface]; !there && !t.unseen[netnsOf(iface)] && rec.Ifindex == 0 && derived(t.programs, rec) {
+			t.start(ctx, patternSubject(iface), func() (bool, error) { return false, t.dropDerived(ctx, iface) })
 		}
 	}
 }
 
+// patternSubject is what problems with patterns on an interface are about.
+func patternSubject(iface string) string { return "patterns for " + iface }
+
 // placeByPattern puts programs on an interface that matches their patterns.
-func (c *Controller) placeByPattern(ctx context.Context, iface string) (placed bool, err error) {
-	subject := "patterns for " + iface
+func (c *Controller) placeByPattern(ctx context.Context, iface string, ready []string) (placed bool, err error) {
+	subject := patternSubject(iface)
+	var skipped []error // of programs that cannot be where their patterns say: the others do not wait for them
 	_, err = c.mutate(ctx, Options{Caller: self()}, func() (goal, error) {
 		programs, err := c.store.Programs()
 		if err != nil {
 			return goal{}, storeError(err)
 		}
 		var names []string
+		skipped = nil
 		rec, known, err := c.store.Chain(iface)
 		if err != nil {
 			return goal{}, storeError(err)
 		}
 		next := rec.Chain
 		for _, p := range wants(programs, iface) {
-			if known && rec.Chain.Index(p.Name) >= 0 {
+			if known && rec.Chain.Index(p.Name) >= 0 || !slices.Contains(ready, p.Name) {
 				continue
 			}
 			if !known && len(names) == 0 {
 				next = chain.New()
 				next.Mode = cmp.Or(patternOf(p, iface).Mode, next.Mode)
 			}
-			if next, err = insert(next, p, iface); err != nil {
-				return goal{}, about(fmt.Errorf("place %s: %w", p.Name, err), iface)
+			with, err := insert(next, p, iface)
+			if err != nil {
+				skipped = append(skipped, about(fmt.Errorf("place %s: %w", p.Name, err), iface))
+				continue
 			}
+			next = with
 			names = append(names, p.Name)
 		}
 		g := newGoal("by pattern: add " + strings.Join(names, ", "))
@@ -230,6 +249,9 @@ func (c *Controller) placeByPattern(ctx context.Context, iface string) (placed b
 		}
 		return g, nil
 	})
+	if err == nil {
+		err = errors.Join(skipped...)
+	}
 	switch {
 	case err == nil, errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}):
 		c.setProblem(subject, "")
@@ -252,21 +274,27 @@ func insert(next chain.Chain, p store.Program, iface string) (chain.Chain, error
 	return next.Insert(m, pattern.Priority, pattern.Position)
 }
 
-// derived tells whether a chain is no more than what patterns make.
+// derived tells whether a chain is no more than what patterns make, under its name or the one before.
 func derived(programs []store.Program, rec store.Chain) bool {
+	if rec.Former != "" {
+		former := rec
+		former.Interface, former.Former = rec.Former, ""
+		if derived(programs, former) {
+			return true
+		}
+	}
 	wanted := wants(programs, rec.Interface)
-	if len(wanted) == 0 || len(wanted) != len(rec.Chain.Members) {
+	if len(wanted) == 0 {
 		return false
 	}
 	next := chain.New()
 	next.Mode = cmp.Or(patternOf(wanted[0], rec.Interface).Mode, next.Mode)
 	for _, p := range wanted {
-		var err error
-		if next, err = insert(next, p, rec.Interface); err != nil {
-			return false
+		if with, err := insert(next, p, rec.Interface); err == nil {
+			next = with
 		}
 	}
-	return next.Equal(rec.Chain)
+	return len(next.Members) > 0 && next.Equal(rec.Chain)
 }
 
 // dropDerived takes a chain out of the intent that patterns make again when its interface comes back.

@@ -25,7 +25,13 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return storeError(err)
 	}
+	pinned, err := c.plane.Programs()
+	if err != nil {
+		return err
+	}
+	anew := map[string]bool{}
 	for _, p := range sharersLast(programs) {
+		anew[p.Name] = !slices.Contains(pinned, p.ID)
 		if err := c.reload(ctx, p); err != nil {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
@@ -39,7 +45,7 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 		return err
 	}
 	for _, rec := range chains {
-		if err := c.adopt(ctx, rec.Interface); err != nil {
+		if err := errors.Join(c.refit(ctx, rec.Interface, anew), c.adopt(ctx, rec.Interface)); err != nil {
 			c.failed(rec.Interface, err)
 			c.log.Error("chain does not run", "interface", rec.Interface, "error", err)
 		}
@@ -145,6 +151,27 @@ func (c *Controller) reload(ctx context.Context, p store.Program) error {
 	}
 	c.setProblem("program "+p.Name, "")
 	return nil
+}
+
+// refit links a chain anew that runs programs as they were before their pins were removed, while no daemon ran: they have other
+// maps now.
+func (c *Controller) refit(ctx context.Context, iface string, anew map[string]bool) error {
+	unlock, err := c.lockInterface(ctx, iface)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := c.chainOf(iface)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(rec.Chain.Enabled(), func(m chain.Member) bool { return anew[m.Program] }) {
+		return nil
+	}
+	if _, err := c.plane.Live(c.deviceOf(rec)); rec.Ifindex == 0 || err != nil {
+		return nil // adopt links it
+	}
+	return c.relink(ctx, rec)
 }
 
 // adopt makes an interface run the intended revision.

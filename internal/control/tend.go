@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,6 +121,9 @@ func (t *tender) round(ctx context.Context) error {
 		}
 	}
 	for _, p := range t.programs {
+		if !t.Controller.programs.free(p.Name) {
+			continue // its change comes first; to wait for that would keep a slot from others
+		}
 		if missing, err := t.plane.DamageProgram(p.ID); err != nil || len(missing) > 0 || !t.hasLearned(p.ID) {
 			t.start(ctx, "program "+p.Name, func() (bool, error) { return t.healProgram(ctx, p.Name) })
 		}
@@ -129,6 +133,7 @@ func (t *tender) round(ctx context.Context) error {
 		seen, well := t.healthy(iface, rec.Revision)
 		switch {
 		case there && well && seen.learned && nic.XDP.ID == seen.kernelID && t.intact(rec):
+		case !t.interfaces.free(iface): // as above
 		case !there && (t.unseen[netnsOf(iface)] || rec.Ifindex == 0 && t.problem(iface) != ""):
 		default:
 			t.start(ctx, iface, func() (bool, error) { return t.heal(ctx, iface) })
@@ -261,20 +266,38 @@ func (t *tender) ended(ctx context.Context, subject string, mended bool, err err
 	r := t.repairs[subject]
 	r.busy = false
 	idle := time.Since(r.last) > calm*r.wait
+	failed := err != nil && !errors.Is(err, errDisplaced)
 	switch {
 	case ctx.Err() != nil:
+		return
 	case errors.Is(err, errWaiting):
 		delete(t.repairs, subject) // an interface that comes back is no fight
 		return
-	case err != nil && !errors.Is(err, errDisplaced), mended && !idle:
-		r.wait = min(max(2*r.wait, firstRepair), lastRepair)
-	case mended:
-		r.wait = firstRepair
-	case idle:
-		delete(t.repairs, subject)
+	case !failed && !mended: // nothing was to be repaired, or it is not ours to do
+		if idle {
+			delete(t.repairs, subject)
+		}
 		return
+	case idle:
+		r.wait = firstRepair
+	default:
+		r.wait = min(2*r.wait, lastRepair)
 	}
 	r.last = time.Now()
+}
+
+// forget drops what is known of subjects that nothing is to be done for any more, and their problems.
+func (t *tender) forget(prefix string, needed map[string]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for subject, r := range t.repairs {
+		if strings.HasPrefix(subject, prefix) && !needed[subject] && !r.busy {
+			t.setProblem(subject, "")
+			if time.Since(r.last) > calm*r.wait {
+				delete(t.repairs, subject)
+			}
+		}
+	}
 }
 
 // checkFolder tells whether the folder of all pins is there; where it is not, it is made anew, with all that was in it.
@@ -293,12 +316,21 @@ func (t *tender) checkFolder(ctx context.Context) bool {
 	return false
 }
 
+// retakeAgain is how long retake waits between looks whether a change is being made.
+const retakeAgain = 10 * time.Millisecond
+
 // pinning is the subject of problems with the folder of all pins.
 const pinning = "pins"
 
 // retake makes the folder of all pins anew. No change is made meanwhile.
 func (c *Controller) retake(ctx context.Context) error {
-	c.changes.Lock()
+	for !c.changes.TryLock() { // Lock would hold up all changes behind one that is stuck
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retakeAgain):
+		}
+	}
 	defer c.changes.Unlock()
 	if c.stopped || c.plane.Folder() == nil {
 		return nil

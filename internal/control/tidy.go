@@ -29,6 +29,7 @@ func (c *Controller) tidy(ch *change) {
 			c.logIf("detach an empty chain", s.iface, c.plane.Detach(s.device))
 		default:
 			c.logIf("remove the pins of old revisions", s.iface, c.prune(s.after))
+			c.logIf("learn the pins of the new revision", s.iface, c.plane.Learn(s.device))
 		}
 		if !s.gone || len(s.after.Chain.Members) == 0 {
 			c.well(s.iface)

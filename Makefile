@@ -7,6 +7,7 @@ DESTDIR ?=
 KERNELS ?= 6.1 6.12 latest
 KERNEL  ?=
 RUN     ?=
+FUZZTIME ?= 30s
 CLANG   ?= clang
 BUF     := go tool -modfile=tools/go.mod buf
 WORK    := .cache
@@ -18,13 +19,13 @@ OBJECTS_CLANG := 14
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-unit test-kernel test-vm test-systemd check generate generate-bpf generate-proto generate-docs \
+.PHONY: help build demo test test-unit fuzz test-kernel test-vm test-systemd check generate generate-bpf generate-proto generate-docs \
 	generate-check lint fmt install uninstall clean deps dispatcher-object
 
 help: ## Say what there is
 	@echo 'make TARGET [VARIABLE=VALUE…]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'Variables: KERNEL=6.12 (demo), KERNELS="6.1 6.12 latest" and RUN=pattern (test…), PREFIX and DESTDIR (install)'
+	@echo 'Variables: KERNEL=6.12 (demo), KERNELS="6.1 6.12 latest" and RUN=pattern (test…), FUZZTIME=30s (test, fuzz), PREFIX and DESTDIR (install)'
 
 build: ## Build bin/xdpd and bin/xdpctl
 	$(GOBUILD) -o bin/ ./cmd/xdpd ./cmd/xdpctl
@@ -36,13 +37,16 @@ demo: build ## Show xdpd at work, on this kernel or in a VM with KERNEL=6.12
 
 # --- tests ---
 
-SUITE = go run ./test/suite -work $(WORK)/test $(if $(RUN),-run '$(RUN)')
+SUITE = go run ./test/suite -work $(WORK)/test -fuzztime $(FUZZTIME) $(if $(RUN),-run '$(RUN)')
 
 test: deps check generate-check ## Run all tests: units, kernel tests here and in VMs
 	@$(SUITE) -kernels '$(KERNELS)'
 
 test-unit: ## Run the tests that need no kernel of their own
 	@$(SUITE) -parts unit
+
+fuzz: ## Fuzz each fuzz test for FUZZTIME
+	@$(SUITE) -parts fuzz
 
 test-kernel: ## Run the kernel tests as root on this machine's kernel
 	@$(SUITE) -parts kernel

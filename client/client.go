@@ -49,7 +49,7 @@ func Dial(socket string) (*Client, error) {
 	// The delays that grpc has for trying to connect anew, up to 120 s, are made for networks.
 	retry := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-		MinConnectTimeout: 5 * time.Second,
+		MinConnectTimeout: 30 * time.Second, // who connects while the daemon reloads waits until it is done
 	}
 	// passthrough hands the path to dial as it is; as a unix: target it would be parsed as a URL. The authority
 	// is the one that grpc itself gives to unix sockets: a path is not a legal one.

@@ -91,7 +91,7 @@ func (p *Plane) share(in *inherited, l Load) error {
 // carry takes every map of l.Carry that fits, and says of the others why not.
 func (p *Plane) carry(in *inherited, l Load) error {
 	theirs, err := p.loadedMaps(l.Carry)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, there := os.Stat(p.programDir(l.Carry)); errors.Is(err, fs.ErrNotExist) && there == nil {
 		return nil // somebody removed them
 	}
 	if err != nil {

@@ -35,6 +35,7 @@ func FuzzDecode(f *testing.F) {
 			Position: &xdpdv1.Position{Place: &xdpdv1.Position_First{First: true}},
 		}}},
 		&xdpdv1.RollbackRequest{Interface: "eth0", Revision: 3, Options: options},
+		&xdpdv1.HoldRequest{Token: "t", Grace: durationpb.New(time.Minute), Release: true},
 		&xdpdv1.TestRunRequest{Interface: "eth0", Packets: [][]byte{make([]byte, minPacket)}},
 	} {
 		data, err := proto.Marshal(seed)
@@ -62,6 +63,9 @@ func FuzzDecode(f *testing.F) {
 		try(t, data, &xdpdv1.SetChainsRequest{}, decodeSet, goodChains)
 		try(t, data, &xdpdv1.RollbackRequest{}, decodeRollback, func(r control.RollbackRequest) bool {
 			return goodInterface(r.Interface) && goodOptions(r.Options)
+		})
+		try(t, data, &xdpdv1.HoldRequest{}, decodeHold, func(r control.HoldRequest) bool {
+			return r.Grace >= 0 && r.Grace <= maxGrace && len(r.Token) <= maxString && r.Caller == self()
 		})
 		test := func(r *xdpdv1.TestRunRequest, _ control.Caller) (control.TestRequest, error) { return decodeTest(r) }
 		try(t, data, &xdpdv1.TestRunRequest{}, test, func(r control.TestRequest) bool {

@@ -41,10 +41,11 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		return nil, err
 	}
 	defer g.leave()
-	if err := g.places.take(aCall); err != nil {
+	place := placeOf(info.FullMethod, false)
+	if err := g.places.take(place); err != nil {
 		return nil, err
 	}
-	defer g.places.give(aCall)
+	defer g.places.give(place)
 	ctx, cancel := withDeadline(ctx, info.FullMethod)
 	defer cancel()
 	return handler(ctx, req)
@@ -71,7 +72,7 @@ func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		return err
 	}
 	defer g.leave()
-	place := placeOf(info.FullMethod)
+	place := placeOf(info.FullMethod, true)
 	if err := g.places.take(place); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -30,34 +31,47 @@ func usual() limits {
 }
 
 // maxConnections is how many clients there are at a time. docs/operating.md has this and the next.
-const maxConnections = 1024
+const maxConnections = 4096
 
 // place is for a call of a kind of which there are only so many at a time.
 type place int
 
 const (
-	aCall  place = iota // with one answer
-	aHold               // a lease
-	aWatch              // another stream
+	aRead   place = iota // a call that only reads
+	aChange              // another call, which may have to wait for changes of others
+	aHold                // a lease
+	aWatch               // another stream
 )
 
 // most is how many there are of each, and what they are called.
 func (p place) most() (int, string) {
 	switch p {
-	case aCall:
-		return 1024, "calls"
+	case aRead:
+		return 512, "calls that read"
+	case aChange:
+		return 1024, "calls that change something"
 	case aHold:
-		return 512, "leases"
+		return 3072, "leases"
 	}
-	return 256, "streams of events"
+	return 512, "streams of events"
 }
 
-// placeOf is what a stream takes.
-func placeOf(method string) place {
-	if method == xdpdv1.XdpdService_Hold_FullMethodName {
+// placeOf is what a call takes, or a stream.
+func placeOf(method string, stream bool) place {
+	switch {
+	case method == xdpdv1.XdpdService_Hold_FullMethodName:
 		return aHold
+	case stream:
+		return aWatch
+	case works(method):
+		return aChange
 	}
-	return aWatch
+	return aRead
+}
+
+// works tells whether a call does more than read.
+func works(method string) bool {
+	return mutates(method) || method == xdpdv1.XdpdService_TestRun_FullMethodName
 }
 
 // places are those of a daemon.
@@ -87,8 +101,10 @@ func (p *places) give(which place) {
 // window is what a client may have sent of a stream before it is read, in bytes.
 const window = 64 << 10
 
-// Messages up to smallMessage have memory of their own, so that they do not wait for larger ones.
+// Messages up to tinyMessage, as those that ask for something have, are not counted; those up to smallMessage have
+// memory of their own, so that they do not wait for larger ones.
 const (
+	tinyMessage  = 4 << 10
 	smallMessage = 256 << 10
 	smallMemory  = 64 << 20
 	// A message takes this many times its length while it is read: as it comes, in one piece, and decoded. Then it is
@@ -110,7 +126,7 @@ func withDeadline(ctx context.Context, method string) (context.Context, context.
 		return context.WithCancel(ctx)
 	}
 	limit := readTime
-	if mutates(method) || method == xdpdv1.XdpdService_TestRun_FullMethodName {
+	if works(method) {
 		limit = changeTime
 	}
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w (%v, as the client has set none)", context.DeadlineExceeded, limit))
@@ -173,10 +189,17 @@ func (b *budget) give(n int64) {
 	b.taken -= n
 	if b.taken == 0 {
 		if b.peak >= muchMemory {
-			go debug.FreeOSMemory()
+			go giveBack()
 		}
 		b.peak = 0
 	}
+}
+
+// giveBack gives memory that is free back to the host now, which the runtime would do in the course of minutes. What is
+// in pools is free only after a second collection.
+func giveBack() {
+	runtime.GC()
+	debug.FreeOSMemory()
 }
 
 // overloaded is what a client gets that asks for more than there is.
@@ -228,6 +251,9 @@ func (r *receiving) receive(ctx context.Context, read func() error) error {
 	}
 	if size > maxMessage {
 		return tooLarge(size)
+	}
+	if size <= tinyMessage {
+		return u.follow(ctx, read)
 	}
 	r.budget, r.taken = r.memory.of(size), whileRead*size
 	if err := r.budget.take(ctx, r.taken); err != nil {

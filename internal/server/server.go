@@ -116,7 +116,6 @@ func newServer(c Controller, info Info, log *slog.Logger, l limits) *Server {
 			grpc.ReadBufferSize(0), // the door has to know at which frame the transport is
 			grpc.StaticStreamWindowSize(window),
 			grpc.StaticConnWindowSize(window),
-			grpc.SharedWriteBuffer(true),
 			grpc.ChainUnaryInterceptor(g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
 			grpc.MaxRecvMsgSize(maxMessage),

@@ -31,7 +31,7 @@ import (
 // KiB; restMemory is what it may keep of it when they are gone.
 const (
 	mostMemory = 1 << 20
-	restMemory = 160 << 10
+	restMemory = 100 << 10
 )
 
 // memory is what a daemon takes of the host's memory now, and took at most, in KiB.
@@ -77,9 +77,9 @@ func (d *daemon) sockets() (n int) {
 	return n
 }
 
-// aside makes changes of one interface and reads, as an ordinary client does, as long as f runs, and returns how long
-// the slowest call took.
-func (h *host) aside(f func()) (slowest time.Duration) {
+// aside makes changes of one interface and reads, as an ordinary client does, as long as f runs. Each call is to be
+// answered in time.
+func (h *host) aside(f func()) {
 	h.Helper()
 	ordinary, err := client.Dial(h.socket)
 	if err != nil {
@@ -88,7 +88,7 @@ func (h *host) aside(f func()) (slowest time.Duration) {
 	defer ordinary.Close()
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
-	rounds := 0
+	rounds, slowest := 0, time.Duration(0)
 	for ended := false; !ended && !h.Failed(); rounds++ {
 		select {
 		case <-done:
@@ -136,7 +136,6 @@ func (h *host) aside(f func()) (slowest time.Duration) {
 	}
 	<-done
 	h.Logf("%d rounds of an ordinary client meanwhile, the slowest call took %v", rounds, slowest)
-	return slowest
 }
 
 // census counts what calls of many clients came to.
@@ -172,15 +171,15 @@ func (h *host) raw() *grpc.ClientConn {
 	return conn
 }
 
-// halt has the next daemon stop a change at a point, and returns its environment, and what waits until the point is
-// reached and returns what lets the change go on.
-func (h *host) halt(point string) (env []string, reached func() (release func())) {
+// halt has the next daemon stop a change when it comes to a point for the nth time. It returns the daemon's environment,
+// and what waits until the point is reached and returns what lets the change go on.
+func (h *host) halt(point string, nth int) (env []string, reached func() (release func())) {
 	h.Helper()
 	fifo := filepath.Join(h.dir, "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		h.Fatal(err)
 	}
-	return []string{"XDPD_FAILPOINT=" + point + "=wait", "XDPD_FAILPOINT_FIFO=" + fifo}, func() func() {
+	return []string{fmt.Sprintf("XDPD_FAILPOINT=%s=wait@%d", point, nth), "XDPD_FAILPOINT_FIFO=" + fifo}, func() func() {
 		opened := make(chan *os.File, 1)
 		go func() {
 			f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
@@ -239,8 +238,12 @@ func halfRequest(size int) []byte {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", xdpdv1.XdpdService_AddProgram_FullMethodName}, {":authority", "localhost"},
-		{"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":path", xdpdv1.XdpdService_AddProgram_FullMethodName},
+		{":authority", "localhost"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // to memory
 	}

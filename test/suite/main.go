@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command suite runs all tests of the project: those that need no kernel of their own as `go test` does, the
+// Command suite runs all tests of the project: those that need no kernel of their own as `go test` does, fuzz tests, the
 // kernel tests as root on this machine, the same test binaries in VMs, on each kernel and with both linkers, and the
 // tests of the units in a VM whose init is systemd.
 // `make test` runs it, from the project's root. It ends with a table, and with status 1 if a test failed, could
@@ -37,20 +37,22 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	parts   []string // of unit, kernel, vm, systemd, runner
+	parts   []string // of unit, fuzz, kernel, vm, systemd, runner
 	kernels []string // for vm, as the runner understands them; systemd takes the first
 	work    string   // folder for binaries and logs
 	jobs    int      // runs of tests at a time
 	run     string   // pattern of tests
+	fuzz    time.Duration
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("suite", flag.ContinueOnError)
-	parts := flags.String("parts", "unit runner kernel vm systemd", "which `parts` to run")
+	parts := flags.String("parts", "unit fuzz runner kernel vm systemd", "which `parts` to run")
 	kernels := flags.String("kernels", "6.1 6.12 latest", "`kernels` for the VMs")
 	work := flags.String("work", ".cache/test", "`folder` for binaries and logs")
 	jobs := flags.Int("jobs", runtime.NumCPU(), "`how many` test binaries and VMs run at a time")
 	pattern := flags.String("run", "", "run only the tests that match this `pattern`")
+	fuzz := flags.Duration("fuzztime", 30*time.Second, "`how long` each fuzz test is fuzzed")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -58,7 +60,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o := options{strings.Fields(*parts), strings.Fields(*kernels), dir, max(1, *jobs), *pattern}
+	o := options{strings.Fields(*parts), strings.Fields(*kernels), dir, max(1, *jobs), *pattern, *fuzz}
 	results, err := runAll(ctx, o, stdout)
 	if err != nil {
 		return err
@@ -80,6 +82,9 @@ func runAll(ctx context.Context, o options, stdout io.Writer) ([]result, error) 
 	c := &collector{out: stdout}
 	if slices.Contains(o.parts, "unit") {
 		runUnit(ctx, o, packages, c)
+	}
+	if slices.Contains(o.parts, "fuzz") {
+		runFuzz(ctx, o, packages, c)
 	}
 	var tasks []func()
 	if slices.Contains(o.parts, "kernel") || slices.Contains(o.parts, "vm") {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -160,5 +162,20 @@ func TestReport(t *testing.T) {
 				t.Errorf("error %v after\n%s", err, out.String())
 			}
 		})
+	}
+}
+
+func TestFuzzTargets(t *testing.T) {
+	dir := t.TempDir()
+	text := "package x\n\nfunc FuzzOne(f *testing.F) {\n}\n// func FuzzNot(f *testing.F)\nfunc TestX(t *testing.T) {}\nfunc FuzzTwo(fz *testing.F) {}\n"
+	if err := os.WriteFile(filepath.Join(dir, "x_test.go"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := executions("fuzz: elapsed: 3s, execs: 7 (2/sec)\nfuzz: elapsed: 6s, execs: 1234 (0/sec), new interesting: 3 (total: 20)\nPASS\n"); n != 1234 {
+		t.Errorf("%d inputs were tried, want 1234", n)
+	}
+	names, err := fuzzTargets(dir)
+	if err != nil || !slices.Equal(names, []string{"FuzzOne", "FuzzTwo"}) {
+		t.Errorf("found %q, %v", names, err)
 	}
 }

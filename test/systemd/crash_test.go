@@ -24,7 +24,7 @@ func TestKill(t *testing.T) {
 // A daemon that hangs is killed and started again.
 func TestWatchdog(t *testing.T) {
 	h := newHost(t)
-	h.dropIn(daemonUnit, "[Service]\nWatchdogSec=6s\n")
+	h.dropIn(daemonUnit, "[Service]\nWatchdogSec=10s\n")
 	h.start()
 	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
 	h.check("pass")

@@ -219,7 +219,7 @@ func (h *host) checkNothing() {
 	}
 }
 
-// loaded are the programs in the kernel of the kinds that xdpd loads.
+// loaded are the programs in the kernel of the kinds that xdpd loads, without the tests' own.
 func loaded(t testing.TB) (found []string) {
 	t.Helper()
 	for id := ebpf.ProgramID(0); ; {
@@ -235,9 +235,13 @@ func loaded(t testing.TB) (found []string) {
 		if err != nil {
 			continue // it went meanwhile
 		}
-		if kind := p.Type(); kind == ebpf.XDP || kind == ebpf.Extension {
-			found = append(found, fmt.Sprintf("program %d (%s)", id, p))
-		}
+		info, err := p.Info()
 		p.Close()
+		if err != nil {
+			t.Fatalf("look at program %d: %v", id, err)
+		}
+		if kind := info.Type; (kind == ebpf.XDP || kind == ebpf.Extension) && info.Name != foreign {
+			found = append(found, fmt.Sprintf("program %d (%s)", id, info.Name))
+		}
 	}
 }

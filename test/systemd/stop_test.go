@@ -31,7 +31,8 @@ func TestRestart(t *testing.T) {
 	h.stop()
 }
 
-// A daemon that was killed and not started again yet cannot remove anything: teardown does.
+// A daemon that was killed and not started again yet cannot remove anything: teardown does, also if the daemon could not
+// start again with the configuration as it is now.
 func TestStopOfDead(t *testing.T) {
 	h := newHost(t)
 	h.dropIn(daemonUnit, "[Service]\nRestartSec=1h\n")
@@ -42,6 +43,7 @@ func TestStopOfDead(t *testing.T) {
 	h.kill()
 	h.wantProperty(daemonUnit, "SubState", "auto-restart")
 	untouched()
+	h.configure("linker: never\n")
 	systemctl(h, "stop", mainUnit)
 	for _, unit := range []string{mainUnit, daemonUnit} {
 		if got := property(h, unit, "ActiveState"); got != "inactive" {
@@ -49,6 +51,9 @@ func TestStopOfDead(t *testing.T) {
 		}
 	}
 	h.checkNothing()
+	if _, err := run("systemctl", "start", daemonUnit); err == nil {
+		h.Error("a start with that configuration is told to be well")
+	}
 }
 
 // A daemon that does not hear SIGTERM is killed, and teardown removes what it left.

@@ -48,7 +48,7 @@ func (c *Controller) Program(ctx context.Context, name string) (Program, error) 
 }
 
 // listPatience is how long a list waits, in all, for changes that are being made.
-const listPatience = time.Second
+const listPatience = 5 * time.Second
 
 // Chains returns all chains, sorted by interface, and with them interfaces that a change left without one and that
 // get it back unless the change is confirmed. One that is just being changed, for long, is as it was saved last.
@@ -71,13 +71,18 @@ func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 	}
 	slices.Sort(interfaces)
 	interfaces = slices.Compact(interfaces)
-	patient, cancel := context.WithTimeout(ctx, listPatience)
-	defer cancel()
+	patience := listPatience
 	out := make([]Chain, 0, len(interfaces))
 	for _, iface := range interfaces {
+		began, free := time.Now(), c.interfaces.free(iface)
+		patient, cancel := context.WithTimeout(ctx, patience)
 		view, err := c.Chain(patient, iface)
 		if err != nil && patient.Err() != nil && ctx.Err() == nil {
 			view, err = c.lastView(iface)
+		}
+		cancel()
+		if !free {
+			patience -= time.Since(began) // what it takes to look is no waiting
 		}
 		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
 			continue // it went while the others were looked at

@@ -113,14 +113,18 @@ func handOver(ctx context.Context, d daemon, cfg config, sock *socket, orders *o
 	}
 	env := append(without(os.Environ(), early.Handle), early.Handle+"="+handle)
 	log.Info("replacing the process")
-	if orders.deafen(ctx) == stop {
+	told, undo, err := orders.deafen(ctx)
+	switch {
+	case err != nil:
+		return errors.Join(fmt.Errorf("replace the process: %w", err), undo())
+	case told == stop:
 		log.Info("stopping instead")
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 		defer cancel()
-		return errors.Join(sock.remove(), d.teardown(ctx, cfg.control(), log))
+		return errors.Join(undo(), sock.remove(), d.teardown(ctx, cfg.control(), log))
 	}
 	failpoint.Hit(failpoint.ReloadDeaf)
-	return fmt.Errorf("replace the process: %w", d.replace(orders.next, env))
+	return errors.Join(fmt.Errorf("replace the process: %w", d.replace(orders.next, env)), undo())
 }
 
 func remove(ctx context.Context, c controller, log *slog.Logger) error {

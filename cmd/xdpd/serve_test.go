@@ -32,8 +32,13 @@ type started struct {
 
 func launch(t *testing.T, f *fake) *started {
 	t.Helper()
+	return launchTo(t, f, newBuffer())
+}
+
+func launchTo(t *testing.T, f *fake, stderr *buffer) *started {
+	t.Helper()
 	dir := t.TempDir()
-	s := &started{fake: f, socket: filepath.Join(dir, "s"), stderr: newBuffer(), exit: make(chan int, 1)}
+	s := &started{fake: f, socket: filepath.Join(dir, "s"), stderr: stderr, exit: make(chan int, 1)}
 	args := []string{"serve", "--config", emptyFile(t), "--socket", s.socket, "--log-format=text"}
 	go func() { s.exit <- run(context.Background(), f.daemon(), args, noEnv, s.stderr, s.stderr) }()
 	return s
@@ -242,8 +247,12 @@ func TestStopWhileChecking(t *testing.T) {
 // TestStopInTheLastMoment stops when everything is let go of for the reload.
 func TestStopInTheLastMoment(t *testing.T) {
 	f := &fake{}
-	f.closing = func() { raise(t, syscall.SIGTERM) }
-	s := launch(t, f)
+	log := newBuffer()
+	f.closing = func() {
+		raise(t, syscall.SIGTERM)
+		log.wait(t, "msg=stopping ")
+	}
+	s := launchTo(t, f, log)
 	s.stderr.wait(t, "msg=ready")
 	raise(t, syscall.SIGHUP)
 	s.ends(t, exitOK)

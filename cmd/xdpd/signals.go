@@ -163,16 +163,3 @@ func (o *orders) given(ctx context.Context) order {
 		return stop
 	}
 }
-
-// deafen ends the hearing of signals, just before the process is replaced, and tells what the daemon was told until
-// then. From here on a signal to stop ends the process at once, like a kill, and SIGHUP is ignored: the next
-// program reads the configuration after it has begun to hear, and looks whether it is the newest.
-func (o *orders) deafen(ctx context.Context) order {
-	signal.Ignore(syscall.SIGHUP)
-	signal.Stop(o.stops)
-	o.release()
-	if len(o.stops) > 0 {
-		o.stop.Store(true)
-	}
-	return o.given(ctx)
-}

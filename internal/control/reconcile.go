@@ -146,8 +146,12 @@ func (c *Controller) reload(ctx context.Context, p store.Program) error {
 	if load.Share != 0 && !slices.Contains(pinned, load.Share) {
 		load.Share = 0
 	}
-	if _, err := c.loadLenient(ctx, load); err != nil {
+	origins, err := c.loadLenient(ctx, load)
+	if err != nil {
 		return err
+	}
+	if fresh := freshMaps(origins); len(fresh) > 0 {
+		c.log.Info("the contents of the program's maps are gone", "program", p.Name, "maps", fresh)
 	}
 	c.setProblem("program "+p.Name, "")
 	return nil
@@ -172,6 +176,16 @@ func (c *Controller) refit(ctx context.Context, iface string, anew map[string]bo
 		return nil // adopt links it
 	}
 	return c.relink(ctx, rec)
+}
+
+// freshMaps names the maps that were made, and not taken over from another program.
+func freshMaps(origins []dispatcher.MapOrigin) (fresh []string) {
+	for _, o := range origins {
+		if o.Origin == dispatcher.OriginNew {
+			fresh = append(fresh, o.Map)
+		}
+	}
+	return fresh
 }
 
 // adopt makes an interface run the intended revision.

@@ -4,6 +4,7 @@ package control
 
 import (
 	"errors"
+	"io/fs"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
@@ -45,7 +46,14 @@ func (c *Controller) stage(ch *change, s *step) error {
 	for _, slot := range plan.Slots {
 		live.Slots = append(live.Slots, store.Slot{Program: slot.Name, ProgramID: slot.Program})
 	}
-	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
+	if err := c.wholePrograms(plan.Slots); err != nil {
+		return err
+	}
+	s.staged, err = c.plane.Stage(s.device, plan)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()}, "somebody removed pins in the middle of the change (try again): %w", err)
+	case err != nil:
 		return c.explainBusy(err, s.iface, s.device.Ifindex)
 	}
 	if s.staged.Took == nil && ch.options.DryRun {
@@ -58,6 +66,22 @@ func (c *Controller) stage(ch *change, s *step) error {
 	}
 	s.after.Linker, _ = c.plane.Linker()
 	return c.fold(s, live)
+}
+
+// wholePrograms makes the pins of programs again that somebody removed and that nobody has noticed yet.
+func (c *Controller) wholePrograms(slots []dispatcher.Slot) error {
+	for _, s := range slots {
+		missing, err := c.plane.DamageProgram(s.Program)
+		if err == nil && len(missing) > 0 {
+			_, err = c.plane.RestoreProgram(s.Program)
+		}
+		if err != nil {
+			c.rouse()
+			return chain.Errorf(chain.Kernel, chain.Facts{"program": s.Name, "error": err.Error()},
+				"somebody removed the pins of program %q, which is going to be loaded anew (try again): %w", s.Name, err)
+		}
+	}
+	return nil
 }
 
 // took are the foreign programs that a change replaces, or did.

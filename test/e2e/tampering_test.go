@@ -156,8 +156,8 @@ func TestPatternsDoNotWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.ns.AddPair(t, "xdev10", "xdev10p")
-	h.plug("xdev10", "xdev10p")
+	h.ns.AddPair(t, "xdev10", "xp10")
+	h.plug("xdev10", "xp10")
 	h.eventually("guard is on the new interface", func() bool { return slices.Contains(h.chained(), "xdev10") })
 	h.eventually("the other one is told of", func() bool {
 		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})

@@ -136,7 +136,7 @@ func (a *app) underLease(cmd *cobra.Command, args []string, lease *client.Lease)
 	if err := cmd.Context().Err(); err != nil { // the last signal that was not caught above
 		return 0, err
 	}
-	child := exec.Command(args[0], args[1:]...)
+	child := exec.Command(args[0], args[1:]...) //nolint:noctx // it ends by the signals that are passed on to it
 	child.Stdin, child.Stdout, child.Stderr = a.in, a.out, a.err
 	child.Env = append(os.Environ(), "XDPD_LEASE="+lease.Token(), "XDPD_SOCKET="+a.socket)
 	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}

@@ -17,7 +17,7 @@ import (
 const Handle = "XDPD_LISTEN_FD"
 
 // stops and reloads each have room for one signal: a second would say nothing new.
-var stops, reloads = hear()
+var stops, reloads = hear() //nolint:gochecknoglobals // there is no earlier moment
 
 func hear() (stops, reloads chan os.Signal) {
 	if _, reloaded := os.LookupEnv(Handle); !reloaded {

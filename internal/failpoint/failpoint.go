@@ -55,7 +55,7 @@ const (
 )
 
 // Reload holds every point of a reload.
-var Reload = [...]string{ReloadCheck, ReloadChecked, ReloadDrained, ReloadClosed, ReloadDeaf, ReloadTaken}
+var Reload = [...]string{ReloadCheck, ReloadChecked, ReloadDrained, ReloadClosed, ReloadDeaf, ReloadTaken} //nolint:gochecknoglobals // a constant list, like All
 
 // All holds every point of a change and of a stop, for tests that try each.
 var All = [...]string{

@@ -211,7 +211,7 @@ type gate struct {
 func (g *gate) enter(call bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.why != nil && !(call && g.calls) {
+	if g.why != nil && (!call || !g.calls) {
 		return g.why
 	}
 	g.inFlight++

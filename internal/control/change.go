@@ -47,17 +47,18 @@ type change struct {
 
 // step is the part of a change on one interface.
 type step struct {
-	iface  string
-	device dispatcher.Device
-	gone   bool // nothing of it is or comes into the kernel, as where there is no such interface: only the intent changes
-	before store.Chain
-	known  bool             // before was in the store
-	ran    bool             // a revision of it may have packets in it until the change is tidied
-	same   bool             // the chain stays: it is only to run again
-	counts []store.Revision // those of before whose counters are to be read, the last one the live one
-	after  store.Chain
-	diff   []string
-	staged *dispatcher.Staged
+	iface    string
+	device   dispatcher.Device
+	gone     bool // nothing of it is or comes into the kernel, as where there is no such interface: only the intent changes
+	before   store.Chain
+	known    bool             // before was in the store
+	ran      bool             // a revision of it may have packets in it until the change is tidied
+	same     bool             // the chain stays: it is only to run again
+	counts   []store.Revision // those of before whose counters are to be read, the last one the live one
+	after    store.Chain
+	diff     []string
+	staged   *dispatcher.Staged
+	reverted bool // staged was live for a moment, and is not any more
 }
 
 // changes tells whether a change, when it is planned, is more than nothing.
@@ -284,6 +285,8 @@ func (c *Controller) commit(steps []*step) error {
 				}
 				if back := done.staged.Revert(); back != nil {
 					err = errors.Join(err, fmt.Errorf("swap %s back: %w", done.iface, back))
+				} else {
+					done.reverted = true
 				}
 			}
 			return err
@@ -297,6 +300,7 @@ func (c *Controller) commit(steps []*step) error {
 // programs are written anew.
 func (c *Controller) putBack(ch *change, saved store.Change) error {
 	back := store.Change{PutPrograms: slices.Concat(ch.old, ch.remove), DeletePrograms: ch.added, Objects: ch.kept}
+	c.recount(ch.steps)
 	for _, s := range ch.steps {
 		if s.known {
 			back.PutChains = append(back.PutChains, s.before)
@@ -321,6 +325,20 @@ func (c *Controller) putBack(ch *change, saved store.Change) error {
 	}
 	ch.saved = false
 	return nil
+}
+
+// recount adds to what chains counted before a change what they counted while it was live for a moment.
+func (c *Controller) recount(steps []*step) {
+	swapped := slices.DeleteFunc(slices.Clone(steps), func(s *step) bool { return !s.reverted || !s.known })
+	if len(swapped) == 0 {
+		return
+	}
+	c.logIf("wait for packets in flight", "", dispatcher.Quiesce())
+	for _, s := range swapped {
+		s.before.Totals = totalsOf(s.before, s.before.Chain)
+		live := s.after.Revisions[len(s.after.Revisions)-1]
+		c.logIf("count what a change that failed counted", s.iface, c.addCounts(&s.before, s.device, live))
+	}
 }
 
 // findProgram looks a program up among those that a change puts, then in the store.

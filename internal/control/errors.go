@@ -5,6 +5,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
@@ -16,6 +17,10 @@ func (c *Controller) explainBusy(err error, iface string, ifindex int) error {
 	if errors.Is(err, dispatcher.ErrGone) {
 		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
 			"%w: the interface went, or somebody detached its link, in the middle of the change (try again)", err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
+			"%w: somebody removed pins of a member, which xdpd is about to make again (xdpctl status tells; try again)", err)
 	}
 	if !errors.Is(err, dispatcher.ErrBusy) && !errors.Is(err, dispatcher.ErrForeign) {
 		return err

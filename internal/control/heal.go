@@ -125,6 +125,7 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	c.log.Warn("a program's pins are gone: it is loaded anew", "program", name, "error", err)
 	_, err = c.mutate(ctx, Options{Caller: self(), Comment: "somebody removed its pins"}, func() (goal, error) {
 		g := newGoal("load " + name + " anew")
+		g.repairs = true
 		now, known, err := c.store.Program(name)
 		if err != nil || !known || now.ID != p.ID {
 			return g, err
@@ -167,11 +168,7 @@ func (c *Controller) restoreProgram(name string) (restored bool, err error) {
 		c.log.Warn("somebody removed pins, which are made again", "program", name, "pins", missing)
 		restored = true
 	}
-	o, err := c.object(p)
-	if err != nil {
-		return restored, err
-	}
-	if unpinned, err := c.plane.Unpinned(p.ID, o); err != nil || len(unpinned) > 0 {
+	if unpinned, err := c.unpinned(p); err != nil || len(unpinned) > 0 {
 		return restored, errors.Join(err, fmt.Errorf("maps without a pin: %s", some(unpinned)))
 	}
 	if err := c.plane.LearnProgram(p.ID); err != nil {
@@ -179,6 +176,18 @@ func (c *Controller) restoreProgram(name string) (restored bool, err error) {
 	}
 	c.noteLearned(p.ID, true)
 	return restored, nil
+}
+
+// unpinned are the maps of a program that was not learned and that have no pin: somebody removed them while nobody looked.
+func (c *Controller) unpinned(p store.Program) ([]string, error) {
+	if c.hasLearned(p.ID) {
+		return nil, nil
+	}
+	o, err := c.parse(p) // it is not kept: after a start most objects are not needed again
+	if err != nil {
+		return nil, err
+	}
+	return c.plane.Unpinned(p.ID, o)
 }
 
 // hasLearned tells whether the pins of a program are known.

@@ -21,6 +21,7 @@ type goal struct {
 	drops    []string               // programs that go if they have no place in the end, whatever patterns they have
 	natural  bool                   // what goes from interfaces may come back by patterns
 	takeover bool                   // foreign programs are replaced
+	repairs  bool                   // it is all as it was, and no change that waits to be confirmed keeps it from being so
 	undoes   *store.Pending         // the change that it takes back
 	expired  bool                   // undoes was not confirmed in time
 	ends     *store.Lease           // the lease that ends with it
@@ -81,8 +82,10 @@ func (c *Controller) mutate(ctx context.Context, o Options, compute func() (goal
 	}
 	defer unlockDevices()
 	if ch.changes() {
-		if err := c.unclaimed(ch); err != nil {
-			return result{}, err
+		if !g.repairs {
+			if err := c.unclaimed(ch); err != nil {
+				return result{}, err
+			}
 		}
 		if err := c.load(ctx, ch, g); err != nil {
 			return result{}, err

@@ -237,7 +237,7 @@ func (c *Controller) Cancel(ctx context.Context, id uint64, by Caller) (Outcome,
 
 // undo gives interfaces and programs back what they had before a change.
 func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Caller) (Outcome, error) {
-	var lapsed []store.Program
+	var lapsed, lost []store.Program
 	r, err := c.mutate(ctx, Options{Caller: by}, func() (goal, error) {
 		p, err := c.findPending(id)
 		if err != nil {
@@ -263,10 +263,11 @@ func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Calle
 			rec.Chain.Members = nil
 			g.chains[before.Interface] = rec.Chain
 		}
-		return g, c.bringBack(p, lapsed, &g)
+		lost, err = c.bringBack(p, lapsed, &g)
+		return g, err
 	})
 	if err == nil {
-		for _, p := range lapsed {
+		for _, p := range slices.Concat(lapsed, lost) {
 			c.remember(p.ID, nil)
 			c.logIf("unload program "+p.Name, "", c.plane.Unload(p.ID))
 		}
@@ -277,26 +278,24 @@ func (c *Controller) undo(ctx context.Context, id uint64, expired bool, by Calle
 }
 
 // bringBack adds the programs to a goal that a change replaced or removed, but for those whose lease ended meanwhile. Their
-// pins were kept; where somebody removed those, they are loaded anew.
-func (c *Controller) bringBack(p store.Pending, lapsed []store.Program, g *goal) error {
-	pinned, err := c.plane.Programs()
-	if err != nil {
-		return err
-	}
+// pins were kept; where somebody removed those they are lost, and the programs are loaded anew.
+func (c *Controller) bringBack(p store.Pending, lapsed []store.Program, g *goal) (lost []store.Program, err error) {
 	for _, old := range p.Programs {
 		if slices.ContainsFunc(lapsed, func(l store.Program) bool { return l.Name == old.Name }) {
 			continue
 		}
 		w := wanted{record: old, lenient: true}
-		if !slices.Contains(pinned, old.ID) {
-			if w.object, err = c.parse(old); err != nil {
-				return err
-			}
-			w.record.ID = 0
+		o, err := c.parse(old)
+		if err != nil {
+			return nil, err
+		}
+		if unpinned, err := c.plane.Unpinned(old.ID, o); err != nil || len(unpinned) > 0 {
+			w.object, w.record.ID = o, 0
+			lost = append(lost, old)
 		}
 		g.programs[old.Name] = w
 	}
-	return nil
+	return lost, nil
 }
 
 // self is the daemon, where it acts by itself.

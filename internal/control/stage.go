@@ -4,7 +4,6 @@ package control
 
 import (
 	"errors"
-	"io/fs"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
@@ -49,11 +48,7 @@ func (c *Controller) stage(ch *change, s *step) error {
 	if err := c.wholePrograms(plan.Slots); err != nil {
 		return err
 	}
-	s.staged, err = c.plane.Stage(s.device, plan)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()}, "somebody removed pins in the middle of the change (try again): %w", err)
-	case err != nil:
+	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
 		return c.explainBusy(err, s.iface, s.device.Ifindex)
 	}
 	if s.staged.Took == nil && ch.options.DryRun {

@@ -61,7 +61,7 @@ func (s *soak) operation(d draw, c *client.Client) bool {
 		what, err = "hang up", s.hangUp(d, c)
 	default:
 		r := s.request(d)
-		what = brieflyNamed(r)
+		what = nameOf(r)
 		one := &host{TB: brief{s.TB, ctx}, client: c}
 		_, err = one.ask(r)
 	}
@@ -70,7 +70,7 @@ func (s *soak) operation(d draw, c *client.Client) bool {
 	return !killed
 }
 
-func brieflyNamed(r proto.Message) string {
+func nameOf(r proto.Message) string {
 	return strings.TrimSuffix(string(r.ProtoReflect().Descriptor().Name()), "Request")
 }
 
@@ -91,7 +91,7 @@ func (s *soak) judge(what string, err error, killed bool) {
 	s.done[what+" "+how]++
 }
 
-// names are those of the programs that clients add.
+// soakNames are those of the programs that clients add.
 var soakNames = []string{"a", "b", "c", "d", "e"}
 
 // request is one that changes something, and lets all packets pass.
@@ -258,11 +258,9 @@ func (s *soak) wrong() {
 		s.d.kill()
 		s.start()
 		s.outages.Add(1)
-		s.reloaded = false
 	case n < 90:
 		what = "reload"
 		s.reload()
-		s.reloaded = true
 	}
 	if what != "" {
 		s.judge(what, nil, false)

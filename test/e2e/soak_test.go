@@ -4,9 +4,9 @@ package e2e
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -37,8 +37,7 @@ const base = "base"
 // soak is a host on which clients change things at random while other things go wrong at random.
 type soak struct {
 	*host
-	rand     *rand.Rand // of what goes wrong
-	seed     uint64
+	rand     *rand.Rand        // of what goes wrong
 	label    string            // the name of the maps of its programs, which none else in the kernel has
 	passing  []byte            // programs whose verdicts let all packets pass
 	settable []byte            // another version of them
@@ -46,7 +45,6 @@ type soak struct {
 	refs     []string          // all interfaces
 	sent     uint64            // packets to nettest.Dev
 	takeAway func()            // what takes a foreign program away; nil: there is none
-	reloaded bool              // the process was started by a reload
 
 	gate    sync.RWMutex  // held for reading during a request, for writing when all is quiet
 	outages atomic.Uint64 // odd: there is no daemon
@@ -110,7 +108,7 @@ func TestSoak(t *testing.T) {
 
 func newSoak(t *testing.T, seed uint64) *soak {
 	s := &soak{
-		host: newHost(t), rand: rand.New(rand.NewPCG(seed, 0)), seed: seed, named: map[string]string{}, done: map[string]int{},
+		host: newHost(t), rand: rand.New(rand.NewPCG(seed, 0)), named: map[string]string{}, done: map[string]int{},
 		label: "s" + strconv.FormatUint(36*36+rand.Uint64()%(35*36*36), 36),
 	}
 	s.configure("lease_renewal: 2s\n")
@@ -125,7 +123,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		s.ns.AddPair(t, iface, iface+"p")
 		s.named[iface] = iface
 	}
-	s.refs = append([]string{nettest.Dev, s.beside() + ":" + eth0}, sortedKeys(s.named)...)
+	s.refs = append([]string{nettest.Dev, s.beside() + ":" + eth0}, slices.Sorted(maps.Keys(s.named))...)
 	return s
 }
 
@@ -232,12 +230,11 @@ func (s *soak) tidy() string {
 
 // usage is what a daemon at rest has.
 type usage struct {
-	open     string // in the process
-	pins     string
-	kernel   kernelCounts
-	threads  float64
-	memory   float64 // MiB
-	reloaded bool
+	open    string // in the process
+	pins    string
+	kernel  kernelCounts
+	threads float64
+	memory  float64 // MiB
 }
 
 func (u usage) String() string {
@@ -251,7 +248,7 @@ func (s *soak) use() (u usage) {
 	s.checkDescriptors()
 	u = usage{
 		open: counted(s.descriptors()), pins: counted(s.pinned()), kernel: s.inKernel(),
-		threads: m.inStatus("Threads:"), memory: m.inStatus("VmRSS:") / 1024, reloaded: s.reloaded,
+		threads: m.inStatus("Threads:"), memory: m.inStatus("VmRSS:") / 1024,
 	}
 	return u
 }
@@ -280,13 +277,4 @@ func counted(things []string) string {
 		n[numbers.ReplaceAllString(filepath.Base(filepath.Dir(thing))+"/"+filepath.Base(thing), "N")]++
 	}
 	return tallied(n)
-}
-
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	var keys []K
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -132,10 +132,6 @@ type vmRun struct {
 // on this machine, and with freplace on the first kernel: emulation is slow.
 const kernelsSay = `^Test(Continuity|FullChain|Kill|RandomOperations|SharedMaps|Settings|Trace|Undone|UndoOf.*)$`
 
-// noKernelSays are tests of the daemon that are about its clients, its own process and its disk, whatever the kernel and the
-// linker: they run on this machine only.
-const noKernelSays = `^Test(Lease|Reload|Downgrade|NamesOf|Storage|Huge|Crowd|Endless|Garbage|Scale|Soak)`
-
 // runVM runs the kernel tests with both linkers in one VM, and all those of the daemon if it is the first kernel.
 func runVM(ctx context.Context, o options, version string, first bool, packages []pkg, c *collector) {
 	var runs []vmRun
@@ -214,7 +210,7 @@ func vmArguments(o options, version string, runs []vmRun) ([]string, error) {
 		return nil, err
 	}
 	// Emulation is slow: what is tried in full on this machine is tried in its main parts there.
-	return append(append(append(args, version, script), testFlags...), "-test.short", "-test.skip="+noKernelSays), nil
+	return append(append(append(args, version, script), testFlags...), "-test.short"), nil
 }
 
 // capture runs cmd with its output to a log and to the writers, and returns the output and how it ended: "" is well.

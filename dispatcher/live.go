@@ -20,7 +20,7 @@ import (
 
 // Live is what runs on a device.
 type Live struct {
-	Revision uint64 // 0: the transparent program
+	Revision uint64 // 0: the transparent program, or a dispatcher that has no pins any more
 	KernelID uint32 // of the dispatcher program
 	LinkID   uint32
 	Ifindex  int // of the link: differs from the device's where the interface moved to another namespace
@@ -43,7 +43,7 @@ func (p *Plane) Live(d Device) (Live, error) {
 
 // Belongs tells whether a program is one of the device's revisions that are pinned.
 func (p *Plane) Belongs(d Device, program uint32) bool {
-	_, err := p.findRevision(d, program)
+	_, err := p.pinnedRevision(d, program)
 	return err == nil
 }
 
@@ -212,12 +212,16 @@ func infoOf(l xdpLink) (linkInfo, error) {
 	return linkInfo{uint32(info.Program), uint32(info.ID), int(xdp.Ifindex)}, nil
 }
 
-// findRevision finds the revision of a program id: one that is pinned, or was when its pins were learned.
+// findRevision finds the revision of a program id: one that is pinned, or was when its pins were learned. A dispatcher on a link
+// of ours of which somebody removed all pins while nobody knew them has revision 0: it is ours, and there is no more of it.
 func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
 	revision, err := p.pinnedRevision(d, program)
 	if errors.Is(err, ErrForeign) {
 		if learned, ok := p.learnedRevision(d, program); ok {
 			return learned, nil
+		}
+		if isDispatcher(program) {
+			return 0, nil
 		}
 	}
 	return revision, err

@@ -76,29 +76,48 @@ func traceCounters(dir string) (pinned, error) {
 		return pinned{}, err
 	}
 	defer prog.Close()
-	used, err := mapsOf(prog)
+	found, err := countersOf(prog)
 	if err != nil {
 		return pinned{}, err
-	}
-	var found []pinned
-	for _, id := range used {
-		m, err := ebpf.NewMapFromID(id)
-		if err != nil {
-			return pinned{}, byID("map", uint32(id), err)
-		}
-		info, err := m.Info()
-		is, notErr := unlearned(m)
-		if err := errors.Join(err, notErr, m.Close()); err != nil {
-			return pinned{}, err
-		}
-		if info.Name == countersName && info.Type == ebpf.Array && int(info.ValueSize) == binary.Size(chain.Exits{}) {
-			found = append(found, is)
-		}
 	}
 	if len(found) != 1 {
 		return pinned{}, ErrLost
 	}
 	return found[0], nil
+}
+
+// countersOf are the counters that a dispatcher uses; another program has none.
+func countersOf(prog *ebpf.Program) (found []pinned, err error) {
+	used, err := mapsOf(prog)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range used {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return nil, byID("map", uint32(id), err)
+		}
+		info, err := m.Info()
+		is, notErr := unlearned(m)
+		if err := errors.Join(err, notErr, m.Close()); err != nil {
+			return nil, err
+		}
+		if info.Name == countersName && info.Type == ebpf.Array && int(info.ValueSize) == binary.Size(chain.Exits{}) {
+			found = append(found, is)
+		}
+	}
+	return found, nil
+}
+
+// isDispatcher tells whether a program is a dispatcher, of which no pins need to be known.
+func isDispatcher(program uint32) bool {
+	prog, err := programByID(program)
+	if err != nil {
+		return false
+	}
+	defer prog.Close()
+	found, err := countersOf(prog)
+	return err == nil && len(found) == 1
 }
 
 // revisionByCounters finds the revision whose counters a program uses: it is the dispatcher of that one. ErrLost: none.

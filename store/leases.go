@@ -2,19 +2,20 @@
 
 package store
 
-import bolt "go.etcd.io/bbolt"
-
-// leasesIn returns the leases by id. A token that two have is ErrInvalid.
-func leasesIn(t *bolt.Tx) (map[uint64]Lease, error) {
-	leases, tokens := map[uint64]Lease{}, map[string]uint64{}
-	err := each(t, bucketLeases, func(_ string, l Lease) error {
+// leases returns which leases there are then, by id. A token that two have is ErrInvalid.
+func (t *tx) leases(next records) (map[uint64]bool, error) {
+	all, err := t.shelves.leases.all(bucketLeases, next[bucketLeases])
+	if err != nil {
+		return nil, err
+	}
+	leases, tokens := make(map[uint64]bool, len(all)), make(map[string]uint64, len(all))
+	for _, l := range all {
 		if other, taken := tokens[l.Token]; taken {
-			return invalid("leases %d and %d have the same token", other, l.ID)
+			return nil, invalid("leases %d and %d have the same token", other, l.ID)
 		}
-		leases[l.ID], tokens[l.Token] = l, l.ID
-		return nil
-	})
-	return leases, err
+		leases[l.ID], tokens[l.Token] = true, l.ID
+	}
+	return leases, nil
 }
 
 func (t *tx) applyLeases(c Change) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // records are records by bucket and key. Those that a Store remembers are not changed any more once others can see them.
@@ -59,6 +60,60 @@ func decode[T any](bucket, key string, data []byte) (value T, err error) {
 		return value, fmt.Errorf("read %q of %s: %w", key, bucket, err)
 	}
 	return value, nil
+}
+
+// shelves keep what is asked for as a whole with each change.
+type shelves struct {
+	programs shelf[Program]
+	chains   shelf[Chain]
+	leases   shelf[Lease]
+}
+
+// shelf keeps what the records of a bucket say, so that each is decoded once.
+type shelf[T any] struct {
+	mu   sync.Mutex // protects kept
+	kept map[string]decoded[T]
+}
+
+type decoded[T any] struct {
+	data  []byte // which nobody changes
+	value T
+}
+
+// all returns the records of the shelf's bucket, in the order of their keys. What is in them is shared.
+func (s *shelf[T]) all(bucket string, of map[string][]byte) ([]T, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var values []T
+	kept := make(map[string]decoded[T], len(of))
+	for _, key := range slices.Sorted(maps.Keys(of)) {
+		data := of[key]
+		d := s.kept[key]
+		if same := len(d.data) > 0 && len(d.data) == len(data) && &d.data[0] == &data[0]; !same {
+			value, err := decode[T](bucket, key, data)
+			if err != nil {
+				return nil, err
+			}
+			d = decoded[T]{data, value}
+		}
+		kept[key] = d
+		values = append(values, d.value)
+	}
+	s.kept = kept
+	return values, nil
+}
+
+// shelved returns all records of a bucket as they are in memory.
+func shelved[T any](s *Store, shelf *shelf[T], bucket string) ([]T, error) {
+	r, err := s.remember()
+	if err != nil {
+		return nil, err
+	}
+	values, err := shelf.all(bucket, r[bucket])
+	if err != nil {
+		return nil, fmt.Errorf("read store %s: %w", s.path, err)
+	}
+	return values, nil
 }
 
 // all returns the records of a bucket that is remembered, in the order of their keys.

@@ -9,14 +9,15 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Programs returns all programs, sorted by name.
-func (s *Store) Programs() ([]Program, error) { return all[Program](s, bucketPrograms) }
+// Programs returns all programs, sorted by name. The slice is the caller's; the maps and slices in it are shared, and nobody
+// may change them.
+func (s *Store) Programs() ([]Program, error) { return shelved(s, &s.shelves.programs, bucketPrograms) }
 
-// Chains returns all chains, sorted by interface.
-func (s *Store) Chains() ([]Chain, error) { return all[Chain](s, bucketChains) }
+// Chains returns all chains, sorted by interface. They are shared as those of Programs.
+func (s *Store) Chains() ([]Chain, error) { return shelved(s, &s.shelves.chains, bucketChains) }
 
-// Leases returns all leases, sorted by id.
-func (s *Store) Leases() ([]Lease, error) { return all[Lease](s, bucketLeases) }
+// Leases returns all leases, sorted by id. They are shared as those of Programs.
+func (s *Store) Leases() ([]Lease, error) { return shelved(s, &s.shelves.leases, bucketLeases) }
 
 // Program returns the program of that name; false if there is none.
 func (s *Store) Program(name string) (Program, bool, error) {

@@ -121,6 +121,8 @@ type tx struct {
 	sum     digest
 	refs    map[string]int // by how much the number of references to objects changes
 	changed records        // what is to be remembered
+	was     records        // what is remembered
+	shelves *shelves       // of that; nil: there are none
 }
 
 func newTx(t *bolt.Tx) *tx { return &tx{Tx: t, refs: map[string]int{}, changed: records{}} }

@@ -185,34 +185,35 @@ func (t *tx) verify(c Change) error {
 	if err := t.verifyObjects(c); err != nil {
 		return err
 	}
-	leases, err := leasesIn(t.Tx)
+	next := t.was.with(t.changed)
+	leases, err := t.leases(next)
 	if err != nil {
 		return err
 	}
-	programs, ids := map[string]Program{}, map[uint64]string{}
-	err = each(t.Tx, bucketPrograms, func(name string, p Program) error {
+	all, err := t.shelves.programs.all(bucketPrograms, next[bucketPrograms])
+	if err != nil {
+		return err
+	}
+	programs, ids := make(map[string]Program, len(all)), make(map[uint64]string, len(all))
+	for _, p := range all {
 		if other, taken := ids[p.ID]; taken {
-			return invalid("programs %s and %s have the same id %d", other, name, p.ID)
+			return invalid("programs %s and %s have the same id %d", other, p.Name, p.ID)
 		}
-		if _, exists := leases[p.Lease]; p.Lease != 0 && !exists {
-			return invalid("program %s has the lease %d, which does not exist", name, p.Lease)
+		if !leases[p.Lease] && p.Lease != 0 {
+			return invalid("program %s has the lease %d, which does not exist", p.Name, p.Lease)
 		}
-		programs[name], ids[p.ID] = p, name
-		return nil
-	})
+		programs[p.Name], ids[p.ID] = p, p.Name
+	}
+	chains, err := t.shelves.chains.all(bucketChains, next[bucketChains])
 	if err != nil {
 		return err
 	}
-	err = each(t.Tx, bucketChains, func(name string, ch Chain) error {
+	for _, ch := range chains {
 		for _, m := range ch.Chain.Members {
 			if _, exists := programs[m.Program]; !exists {
-				return invalid("the chain of %s names the program %s, which does not exist", name, m.Program)
+				return invalid("the chain of %s names the program %s, which does not exist", ch.Interface, m.Program)
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	pending, err := pendingIn(t.Tx)
 	if err != nil {

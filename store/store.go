@@ -29,8 +29,9 @@ type Store struct {
 
 	nextID, nextPending, nextLease atomic.Uint64 // the last ids that were given
 
-	memory atomic.Pointer[records] // as they were saved last; nil when closed
-	fault  fault
+	memory  atomic.Pointer[records] // as they were saved last; nil when closed
+	shelves shelves                 // of memory
+	fault   fault
 
 	writing chan struct{} // is full while somebody has it: who changes the file, from before looking at it until all is done; protects seen
 	seen    stamp

@@ -57,6 +57,7 @@ func (s *Store) write(ctx context.Context, verb string, fn func(*tx) error) erro
 	err = s.guarded(verb, func() error {
 		return s.db.Update(func(t *bolt.Tx) error {
 			x := newTx(t)
+			x.was, x.shelves = was, &s.shelves
 			if err := x.do(fn); err != nil {
 				return err
 			}

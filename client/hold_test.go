@@ -156,8 +156,8 @@ func TestHoldAgain(t *testing.T) {
 		d.end <- err
 		again(fmt.Sprint(err))
 	}
-	stop() // the daemon is away for some attempts
-	time.Sleep(100 * time.Millisecond)
+	stop()                             // the daemon is away for some attempts
+	time.Sleep(100 * time.Millisecond) // nobody tells of attempts that meet no daemon
 	stop = serve(t, socket, d)
 	again("another daemon")
 	unlost(t, l)

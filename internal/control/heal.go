@@ -11,7 +11,8 @@ import (
 	"github.com/xdpd/xdpd/store"
 )
 
-// heal makes an interface run its chain, if it does not and it is ours to repair. Foreign programs stay where they are. mended: there was something to repair, and it is.
+// heal makes an interface run its chain, if it does not and it is ours to repair. Foreign programs stay where they are.
+// mended: there was something to repair, and it is.
 func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err error) {
 	done, err := c.begin()
 	if err != nil {
@@ -108,12 +109,7 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	if err != nil || !known {
 		return false, err
 	}
-	unlock, err := c.programs.acquire(ctx, name)
-	if err != nil {
-		return false, err
-	}
-	restored, err := c.restoreProgram(name)
-	unlock()
+	restored, err := c.restoreProgram(ctx, name)
 	if err == nil {
 		c.setProblem(subject, "")
 		return restored, nil
@@ -150,8 +146,18 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	return true, nil
 }
 
-// restoreProgram pins a program again, as far as the kernel has it. The program is locked.
-func (c *Controller) restoreProgram(name string) (restored bool, err error) {
+// restoreProgram pins a program again, as far as the kernel has it.
+func (c *Controller) restoreProgram(ctx context.Context, name string) (restored bool, err error) {
+	done, err := c.begin()
+	if err != nil {
+		return false, nil // everything is being removed
+	}
+	defer done()
+	unlock, err := c.programs.acquire(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	p, known, err := c.store.Program(name)
 	if err != nil || !known {
 		return false, err
@@ -174,7 +180,9 @@ func (c *Controller) restoreProgram(name string) (restored bool, err error) {
 	if err := c.plane.LearnProgram(p.ID); err != nil {
 		return restored, err
 	}
-	c.noteLearned(p.ID, true)
+	c.mu.Lock()
+	c.learned[p.ID] = true
+	c.mu.Unlock()
 	return restored, nil
 }
 
@@ -195,14 +203,4 @@ func (c *Controller) hasLearned(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.learned[id]
-}
-
-func (c *Controller) noteLearned(id uint64, is bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if is {
-		c.learned[id] = true
-	} else {
-		delete(c.learned, id)
-	}
 }

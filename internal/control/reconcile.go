@@ -338,7 +338,8 @@ func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispat
 	for _, other := range others {
 		if other != iface {
 			return d, false, chain.Errorf(chain.InterfaceBusy, chain.Facts{"interface": iface, "chain": other},
-				"%s is the interface of the chain %q, which had that name when the chain was made: rename it back, or remove that chain's programs", iface, other)
+				"the pins of the chain %q are kept under the index %d, which %s has now: rename the interface of that chain back if it was renamed, else remove its programs and add them again where it is now",
+				other, d.Ifindex, iface)
 		}
 	}
 	return d, false, nil

@@ -36,7 +36,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return nil
 	})
 	tasks.Go(func() error {
-		c.keepOn(ctx, tending, func() error { return c.tend(ctx) })
+		c.tend(ctx)
 		return nil
 	})
 	tasks.Go(func() error {

@@ -18,6 +18,7 @@ import (
 // The kernel tells nobody when an XDP link is attached, updated or detached, or a pin removed: who wants to know looks.
 const (
 	tending   = "look after interfaces"
+	following = "follow the names of interfaces"
 	lookEvery = time.Second
 	// rest is how many times what it took to look nobody looks again. Where changes of many interfaces come one after the other,
 	// they are looked at together; but never is it waited longer than half of lookEvery.
@@ -60,7 +61,7 @@ type repair struct {
 
 // tend looks after interfaces until the context ends: chains run where they shall, follow their interfaces, and come to new
 // ones. It looks every second, and whenever somebody says that there is something to see.
-func (c *Controller) tend(ctx context.Context) error {
+func (c *Controller) tend(ctx context.Context) {
 	t := c.newTender()
 	defer t.tasks.Wait()
 	tick := time.NewTicker(lookEvery)
@@ -68,17 +69,19 @@ func (c *Controller) tend(ctx context.Context) error {
 	for {
 		began := time.Now()
 		if err := t.round(ctx); err != nil {
-			return err
+			c.setProblem(tending, err.Error())
+			c.log.Error(tending, "error", err)
+		} else {
+			c.setProblem(tending, "")
 		}
-		c.setProblem(tending, "")
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(min(rest*time.Since(began), lookEvery/2)):
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		case <-c.nudge:
 		}
@@ -110,10 +113,13 @@ func (t *tender) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if moves := t.moved(now); len(moves) > 0 {
+	moves := t.moved(now)
+	if len(moves) == 0 {
+		t.setProblem(following, "")
+	} else {
 		done, err := t.follow(moves)
-		if err != nil {
-			return err
+		if err != nil { // as where the store takes nothing: what can be repaired is all the same
+			t.setProblem(following, err.Error())
 		}
 		if done {
 			t.rouse()

@@ -17,7 +17,7 @@ func TestNetnsCookie(t *testing.T) {
 	if err != nil || home == 0 || exact != hasCookies(t) {
 		t.Fatalf("NetnsCookie = %d, %v, %v", home, exact, err)
 	}
-	again, err := Cookie("")
+	again, err := cookieBy("")
 	if other := cookieIn(t, nettest.New(t)); err != nil || again != home || other == home {
 		t.Errorf("cookies: %d, again %d, of another namespace %d, %v", home, again, other, err)
 	}
@@ -51,4 +51,13 @@ func TestNetnsCookieOfAnOldKernel(t *testing.T) {
 	if _, _, err := netnsCookie(func() (uint64, error) { return 0, unix.EPERM }); !errors.Is(err, unix.EPERM) {
 		t.Errorf("a refusal is taken for an old kernel: %v", err)
 	}
+}
+
+// cookieBy is that of a network namespace.
+func cookieBy(netns string) (id uint64, err error) {
+	err = Do(netns, func() error {
+		id, _, err = NetnsCookie()
+		return err
+	})
+	return id, err
 }

@@ -23,7 +23,7 @@ import (
 
 // Interface is a network interface.
 type Interface struct {
-	Netns uint64 // which namespace it is in, see Cookie
+	Netns uint64 // which namespace it is in, see NetnsCookie
 	Name  string // without the namespace
 	Index int
 	MTU   int

@@ -106,16 +106,6 @@ func (c *call) in(ns *namespace) {
 	c.goexit = false
 }
 
-// Cookie identifies a network namespace. Since Linux 5.14 it is the kernel's cookie, which is never used twice until a
-// reboot; before, see NetnsCookie.
-func Cookie(netns string) (id uint64, err error) {
-	err = Do(netns, func() error {
-		id, _, err = NetnsCookie()
-		return err
-	})
-	return id, err
-}
-
 // NetnsCookie identifies the calling thread's network namespace. Since Linux 5.14 it is the kernel's cookie,
 // which is never used twice until a reboot, and exact is true; before, it is the namespace's inode, which the
 // kernel may give to another namespace once this one is gone.

@@ -76,7 +76,7 @@ func TestInterfacesElsewhere(t *testing.T) {
 			if got, err := List(netns); err != nil || len(got) != 2 || !slices.Contains(got, want) {
 				t.Errorf("List of %s: %+v, %v, want lo and %+v", netns, got, err, want)
 			}
-			if got, err := Cookie(netns); err != nil || got != want.Netns {
+			if got, err := cookieBy(netns); err != nil || got != want.Netns {
 				t.Errorf("Cookie of %s: %d, %v, want %d", netns, got, err, want.Netns)
 			}
 			if state, attached, err := XDP(netns, want.Index); err != nil || attached {
@@ -126,7 +126,7 @@ func none(t *testing.T, netns, words string) {
 	_, byIndex := ByIndex(netns, 1)
 	_, _, xdp := XDP(netns, 1)
 	_, list := List(netns)
-	_, cookie := Cookie(netns)
+	_, cookie := cookieBy(netns)
 	do := Do(netns, func() error { t.Errorf("f is called in %s", netns); return nil })
 	for i, err := range []error{byName, byIndex, xdp, list, cookie, do} {
 		var refusal *chain.Error
@@ -304,11 +304,11 @@ func TestWithoutCapability(t *testing.T) {
 	const variable = "XDPD_TEST_NETNS"
 	if netns := os.Getenv(variable); netns != "" {
 		none(t, netns, "CAP_SYS_ADMIN")
-		home, err := Cookie("")
+		home, err := cookieBy("")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := Cookie("/proc/self/ns/net"); err != nil || again != home {
+		if again, err := cookieBy("/proc/self/ns/net"); err != nil || again != home {
 			t.Errorf("the own namespace by its path: %d, %v, want %d", again, err, home)
 		}
 		return

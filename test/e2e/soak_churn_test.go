@@ -49,7 +49,7 @@ func (s *soak) operation(d draw, c *client.Client) bool {
 	defer cancel()
 	before := s.outages.Load()
 	if before%2 == 1 {
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // clients pause while there is no daemon
 	}
 	what, err := "", error(nil)
 	switch n := d.IntN(100); {

@@ -30,7 +30,7 @@ func reason(t testing.TB, err error, want chain.Reason, words ...string) *chain.
 // TestContractModes has an interface whose driver knows no XDP: lo.
 func TestContractModes(t *testing.T) {
 	b := newBench(t)
-	lo := Device{b.dev.Netns, b.ns.Index(t, "lo")}
+	lo := Device{Netns: b.dev.Netns, Ifindex: b.ns.Index(t, "lo")}
 	p := b.load("step", "")
 	for _, c := range []struct {
 		device     Device
@@ -71,9 +71,9 @@ func TestContractModes(t *testing.T) {
 	plan := b.plan(p.on(passing))
 	err := b.refusedOn(lo, plan)
 	reason(t, err, chain.ModeUnsupported, "native", "generic")
-	reason(t, b.refusedOn(Device{b.dev.Netns, 12345}, plan), chain.InterfaceNotFound)
+	reason(t, b.refusedOn(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan), chain.InterfaceNotFound)
 	plan.Mode = chain.Auto
-	reason(t, b.refusedOn(Device{b.dev.Netns, 12345}, plan), chain.InterfaceNotFound)
+	reason(t, b.refusedOn(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan), chain.InterfaceNotFound)
 }
 
 // TestContractLargeMTU has an interface whose packets do not fit into one buffer.

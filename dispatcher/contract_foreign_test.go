@@ -225,14 +225,14 @@ func TestContractIn(t *testing.T) {
 	plan = b.plan(p.on(passing))
 	plan.In = b.in
 	b.atRest("Stage on an interface that is gone", func() {
-		staged, err := b.plane.Stage(Device{b.dev.Netns, 12345}, plan)
+		staged, err := b.plane.Stage(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan)
 		if err == nil {
 			b.check(staged.Discard())
 		}
 		reason(t, err, chain.InterfaceNotFound)
 	})
 	plan.In = func(func() error) error { return fmt.Errorf("the namespace is gone: %w", unix.ENODEV) }
-	if staged, err = b.plane.Stage(Device{b.dev.Netns, 12345}, plan); err == nil {
+	if staged, err = b.plane.Stage(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan); err == nil {
 		b.check(staged.Discard())
 	}
 	reason(t, err, chain.InterfaceNotFound, "the namespace is gone")

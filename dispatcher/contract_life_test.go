@@ -115,7 +115,7 @@ func TestContractResume(t *testing.T) {
 		if _, err := b.plane.Resume(b.dev, b.revision); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Resume of a discarded revision gives %v", err)
 		}
-		if _, err := b.plane.Resume(Device{9, 9}, 1); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := b.plane.Resume(Device{Netns: 9, Ifindex: 9}, 1); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Resume on a device without pins gives %v", err)
 		}
 	})
@@ -200,7 +200,7 @@ func TestContractPrune(t *testing.T) {
 	b.live(4)
 	b.follow(frame(), 2, 1)
 	b.check(b.plane.Prune(b.dev, 4, nil))
-	b.check(b.plane.Prune(Device{9, 9}, 1, nil))
+	b.check(b.plane.Prune(Device{Netns: 9, Ifindex: 9}, 1, nil))
 	if revisions, err := b.plane.Revisions(b.dev); err != nil || !slices.Equal(revisions, []uint64{4}) {
 		t.Errorf("revisions %v, %v, want 4", revisions, err)
 	}

@@ -176,7 +176,7 @@ func TestContractMapsStay(t *testing.T) {
 func TestContractTwoDevices(t *testing.T) {
 	b := newBench(t)
 	b.ns.AddPair(t, "xdev1", "xpeer1")
-	other := Device{b.dev.Netns, b.ns.Index(t, "xdev1")}
+	other := Device{Netns: b.dev.Netns, Ifindex: b.ns.Index(t, "xdev1")}
 	p := b.load("step", "")
 	b.run(b.plan(p.on(passing)))
 	plan := b.plan(p.on(passing))

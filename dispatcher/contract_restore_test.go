@@ -206,11 +206,11 @@ func TestContractRestoreUnlearned(t *testing.T) {
 		t.Errorf("live is %+v, was %+v", now, live)
 	}
 	b.check(errors.Join(b.plane.Detach(b.dev), held.Close()))
-	missing, err := b.plane.Damage(Device{9, 9})
+	missing, err := b.plane.Damage(Device{Netns: 9, Ifindex: 9})
 	if err != nil || !slices.Equal(missing, []string{"chains/9-9/link"}) {
 		t.Errorf("a device without pins misses %q, %v", missing, err)
 	}
-	if err := b.plane.Learn(Device{9, 9}); !errors.Is(err, fs.ErrNotExist) {
+	if err := b.plane.Learn(Device{Netns: 9, Ifindex: 9}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Learn of a device without pins gives %v", err)
 	}
 }

@@ -89,10 +89,13 @@ type member struct {
 	maps      map[string]*ebpf.Map // what it shall work on instead of its pinned maps; nil: those
 }
 
-// Device is an interface as BPF sees it.
+// Device is an interface as BPF sees it, and names the pins of its chain.
 type Device struct {
 	Netns   uint64 // the cookie of its network namespace
 	Ifindex int
+	// Use is 0 but where the interface that had the index before lives on with its pins, in another namespace: a number of
+	// the caller's that tells the two apart.
+	Use int
 }
 
 // Open takes the folder root in BPF FS, after making it if need be, and probes the kernel for what choice (a
@@ -280,9 +283,14 @@ func (p *Plane) Devices() ([]Device, error) {
 // parseDevice is the device of a folder in chains.
 func parseDevice(name string) (d Device, ok bool) {
 	netns, index, _ := strings.Cut(name, "-")
-	n, err := strconv.ParseUint(netns, 10, 64)
-	i, indexErr := strconv.Atoi(index)
-	return Device{n, i}, err == nil && indexErr == nil
+	index, use, again := strings.Cut(index, "-")
+	var errs [3]error
+	d.Netns, errs[0] = strconv.ParseUint(netns, 10, 64)
+	d.Ifindex, errs[1] = strconv.Atoi(index)
+	if again {
+		d.Use, errs[2] = strconv.Atoi(use)
+	}
+	return d, errors.Join(errs[:]...) == nil
 }
 
 func (p *Plane) programDir(id uint64) string {
@@ -290,7 +298,11 @@ func (p *Plane) programDir(id uint64) string {
 }
 
 func (p *Plane) chainDir(d Device) string {
-	return filepath.Join(p.root, "chains", fmt.Sprintf("%d-%d", d.Netns, d.Ifindex))
+	name := fmt.Sprintf("%d-%d", d.Netns, d.Ifindex)
+	if d.Use != 0 {
+		name += fmt.Sprintf("-%d", d.Use)
+	}
+	return filepath.Join(p.root, "chains", name)
 }
 
 func (p *Plane) revisionDir(d Device, rev uint64) string {

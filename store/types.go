@@ -58,6 +58,7 @@ type Chain struct {
 	Interface  string                  `json:"interface"`        // NAME or NETNS:NAME, as of chain.ParseInterface; unique in the store
 	Netns      uint64                  `json:"netns,omitempty"`  // with Ifindex: the cookie of the namespace that the link was made in; 0: the daemon's own
 	Ifindex    int                     `json:"ifindex"`          // of the interface when the link was made, which names the pins; 0: there is none
+	Use        int                     `json:"use,omitempty"`    // with Ifindex: tells pins apart from those of an interface that had it before and was moved away
 	Former     string                  `json:"former,omitempty"` // what the interface was called before, since the host was booted
 	Chain      chain.Chain             `json:"chain"`
 	Revision   uint64                  `json:"revision"`  // the intended one

@@ -5,7 +5,6 @@ package control
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,15 +23,11 @@ func (c *Controller) planLocked(ctx context.Context, ch *change) (unlock func(),
 		if err != nil {
 			return nil, err
 		}
-		err = c.evict(slices.Collect(maps.Keys(ch.next))...)
-		if err == nil {
-			err = c.plan(ch)
-		}
-		if err != nil {
+		if err := c.plan(ch); err != nil {
 			unlock()
 			return nil, err
 		}
-		if !slices.ContainsFunc(ch.steps, func(s *step) bool { return s.device.Ifindex != 0 && !slices.Contains(devices, s.device) }) {
+		if !slices.ContainsFunc(ch.steps, func(s *step) bool { return s.device.Ifindex != 0 && !slices.Contains(devices, bare(s.device)) }) {
 			return unlock, nil
 		}
 		unlock() // one got its name meanwhile
@@ -78,7 +73,7 @@ func (c *Controller) lockDevices(ctx context.Context, interfaces ...string) (unl
 	}
 }
 
-// devicesOf are those that interfaces are, and those that their chains have, sorted.
+// devicesOf are those that interfaces are, and those that their chains have, sorted, whichever use it is of each.
 func (c *Controller) devicesOf(interfaces []string) ([]dispatcher.Device, error) {
 	var devices []dispatcher.Device
 	for _, iface := range interfaces {
@@ -87,7 +82,7 @@ func (c *Controller) devicesOf(interfaces []string) ([]dispatcher.Device, error)
 			return nil, storeError(err)
 		}
 		if rec.Ifindex != 0 {
-			devices = append(devices, c.deviceOf(rec))
+			devices = append(devices, bare(c.deviceOf(rec)))
 		}
 		if nic, err := netif.ByName(iface); err == nil { // else locate tells
 			devices = append(devices, device(nic))
@@ -104,15 +99,21 @@ func device(nic netif.Interface) dispatcher.Device {
 	return dispatcher.Device{Netns: nic.Netns, Ifindex: nic.Index}
 }
 
+// bare is a device whichever use of its index is meant.
+func bare(d dispatcher.Device) dispatcher.Device {
+	d.Use = 0
+	return d
+}
+
 // deviceOf is the device that a chain's link was made on, which names its pins. Where there is none its index is 0.
 func (c *Controller) deviceOf(rec store.Chain) dispatcher.Device {
-	return dispatcher.Device{Netns: cmp.Or(rec.Netns, c.netns), Ifindex: rec.Ifindex}
+	return dispatcher.Device{Netns: cmp.Or(rec.Netns, c.netns), Ifindex: rec.Ifindex, Use: rec.Use}
 }
 
 // putOn notes in a chain's record the device that its link is made on.
 func (c *Controller) putOn(rec *store.Chain, d dispatcher.Device) {
 	if d != c.deviceOf(*rec) {
-		rec.Netns, rec.Ifindex = d.Netns, d.Ifindex
+		rec.Netns, rec.Ifindex, rec.Use = d.Netns, d.Ifindex, d.Use
 		if d.Netns == c.netns {
 			rec.Netns = 0
 		}
@@ -126,50 +127,4 @@ func inside(iface string) func(func() error) error {
 		return nil
 	}
 	return func(f func() error) error { return netif.Do(netns, f) }
-}
-
-// evict lets other chains go from devices that interfaces are now, where nothing of those chains runs any more: their
-// interfaces are gone, and these got their indexes. The interfaces and the devices are locked; a chain that is just being
-// changed by somebody else is left alone.
-func (c *Controller) evict(interfaces ...string) error {
-	for _, iface := range interfaces {
-		nic, err := netif.ByName(iface)
-		if err != nil {
-			continue // locate tells
-		}
-		others, err := c.onDevice(device(nic))
-		if err != nil {
-			return err
-		}
-		for _, other := range others {
-			if other == iface {
-				continue
-			}
-			if _, err := c.plane.Live(device(nic)); !errors.Is(err, dispatcher.ErrGone) {
-				continue
-			}
-			if err := c.evictChain(other, device(nic), slices.Contains(interfaces, other)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (c *Controller) evictChain(iface string, d dispatcher.Device, locked bool) error {
-	if !locked {
-		unlock, ok := c.interfaces.try(iface)
-		if !ok {
-			return nil
-		}
-		defer unlock()
-	}
-	rec, known, err := c.store.Chain(iface)
-	if err != nil {
-		return storeError(err)
-	}
-	if !known || rec.Ifindex == 0 || c.deviceOf(rec) != d {
-		return nil
-	}
-	return c.letGo(rec)
 }

@@ -24,7 +24,7 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 	for iface, rec := range t.chains {
 		nic, there := now[iface]
 		seen, well := t.healthy(iface, rec.Revision)
-		if rec.Ifindex == 0 || there && (device(nic) == t.deviceOf(rec) || well && nic.XDP.ID == seen.kernelID) {
+		if rec.Ifindex == 0 || there && well && nic.XDP.ID == seen.kernelID {
 			continue
 		}
 		live, err := t.plane.Live(t.deviceOf(rec))

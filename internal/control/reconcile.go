@@ -204,13 +204,6 @@ func (c *Controller) adopt(ctx context.Context, iface string) error {
 
 // adoptLocked is adopt for an interface that is locked, with its devices.
 func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
-	if err := c.evict(rec.Interface); err != nil {
-		return err
-	}
-	rec, err := c.chainOf(rec.Interface)
-	if err != nil {
-		return err
-	}
 	d, gone, err := c.locate(rec.Interface, rec, true)
 	parted := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
 	switch {
@@ -264,7 +257,7 @@ func (c *Controller) letGo(rec store.Chain) error {
 	if err := c.settle(&rec); err != nil {
 		return err
 	}
-	rec.Netns, rec.Ifindex, rec.Revisions = 0, 0, nil
+	rec.Netns, rec.Ifindex, rec.Use, rec.Revisions = 0, 0, 0, nil
 	if err := c.save(context.Background(), store.Change{PutChains: []store.Chain{rec}}); err != nil {
 		return err
 	}
@@ -317,7 +310,7 @@ func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispat
 	if err != nil && (!missing || !known) {
 		return d, false, err
 	}
-	if known && rec.Ifindex != 0 && (missing || device(nic) != c.deviceOf(rec)) {
+	if known && rec.Ifindex != 0 && (missing || device(nic) != c.deviceOf(rec) || nic.XDP.ID == 0) {
 		live, err := c.plane.Live(c.deviceOf(rec))
 		switch {
 		case errors.Is(err, dispatcher.ErrGone):
@@ -330,19 +323,18 @@ func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispat
 	if missing {
 		return c.deviceOf(rec), true, nil
 	}
-	d = device(nic)
-	others, err := c.onDevice(d)
-	if err != nil {
-		return d, false, err
-	}
-	for _, other := range others {
-		if other != iface {
-			return d, false, chain.Errorf(chain.InterfaceBusy, chain.Facts{"interface": iface, "chain": other},
-				"the pins of the chain %q are kept under the index %d, which %s has now: rename the interface of that chain back if it was renamed, else remove its programs and add them again where it is now",
-				other, d.Ifindex, iface)
+	d, err = c.unused(device(nic), iface)
+	return d, false, err
+}
+
+// unused is the device with the first use that no other chain's pins are kept under: their interfaces had the index before.
+func (c *Controller) unused(d dispatcher.Device, iface string) (dispatcher.Device, error) {
+	for ; ; d.Use++ {
+		others, err := c.onDevice(d)
+		if err != nil || !slices.ContainsFunc(others, func(other string) bool { return other != iface }) {
+			return d, err
 		}
 	}
-	return d, false, nil
 }
 
 // finish commits a revision that a process staged and saved before it died.

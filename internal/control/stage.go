@@ -23,7 +23,7 @@ func (c *Controller) stage(ch *change, s *step) error {
 	s.after.Revision = last + 1
 	if s.gone {
 		err := c.settle(&s.after)
-		s.after.Netns, s.after.Ifindex, s.after.Revisions = 0, 0, nil
+		s.after.Netns, s.after.Ifindex, s.after.Use, s.after.Revisions = 0, 0, 0, nil
 		return err
 	}
 	c.putOn(&s.after, s.device)

@@ -64,12 +64,11 @@ func (c *Controller) shadow(ctx context.Context, r TestRequest) (*dispatcher.Sha
 	return s, rec.Revision, err
 }
 
-// ingress is where the packets of a test run come from: the interface of a chain, or none if that is in another namespace
-// than it was, where its index may be another interface's.
+// ingress is where the packets of a test run come from: the interface of a chain, or none if it is gone.
 func (c *Controller) ingress(rec store.Chain) dispatcher.Ingress {
-	in := dispatcher.Ingress{Index: rec.Ifindex, In: inside(rec.Interface)}
-	if nic, err := netif.ByName(rec.Interface); err != nil || device(nic) != c.deviceOf(rec) {
-		in.Index = math.MaxInt32
+	in := dispatcher.Ingress{Index: math.MaxInt32, In: inside(rec.Interface)}
+	if nic, err := netif.ByName(rec.Interface); err == nil {
+		in.Index = nic.Index
 	}
 	return in
 }

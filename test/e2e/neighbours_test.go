@@ -23,11 +23,7 @@ const noticed = 2 * time.Second
 // detachLink does to an interface's link what `bpftool link detach` does.
 func (h *host) detachLink(iface string) {
 	h.Helper()
-	pins := h.glob("chains/*-%d/link", h.ns.Index(h, iface))
-	if len(pins) != 1 {
-		h.Fatalf("links of %s: %v", iface, pins)
-	}
-	l, err := link.LoadPinnedLink(pins[0], nil)
+	l, err := link.LoadPinnedLink(filepath.Join(h.pins, h.device(iface).folder(), "link"), nil)
 	if err != nil {
 		h.Fatal(err)
 	}

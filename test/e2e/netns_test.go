@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -53,9 +54,16 @@ func (h *host) index(ref string) int {
 type device struct {
 	netns uint64
 	index int
+	use   int // how many chains had that index before, and still have pins
 }
 
-func (d device) folder() string { return fmt.Sprintf("chains/%d-%d", d.netns, d.index) }
+func (d device) folder() string {
+	folder := fmt.Sprintf("chains/%d-%d", d.netns, d.index)
+	if d.use != 0 {
+		folder += fmt.Sprintf("-%d", d.use)
+	}
+	return folder
+}
 
 // device is that of an interface, unless it was another one when the link was made.
 func (h *host) device(ref string) (d device) {
@@ -65,13 +73,39 @@ func (h *host) device(ref string) (d device) {
 	}
 	ns, name := h.at(ref)
 	d.index = ns.Index(h, name)
+	var id uint32
 	nettest.RunIn(ns, func() {
 		var err error
 		if d.netns, _, err = netif.NetnsCookie(); err != nil {
 			h.Fatal(err)
 		}
+		nic, err := netif.ByName(name)
+		if err != nil {
+			h.Fatal(err)
+		}
+		id = nic.XDP.ID
 	})
+	for used := d; used.use < 4; used.use++ {
+		if id != 0 && h.pinnedOn(used) == id {
+			return used
+		}
+	}
 	return d
+}
+
+// pinnedOn is the program that the pinned link of a device runs, 0 if there is none.
+func (h *host) pinnedOn(d device) uint32 {
+	h.Helper()
+	l, err := link.LoadPinnedLink(filepath.Join(h.pins, d.folder(), "link"), nil)
+	if err != nil {
+		return 0
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		h.Fatal(err)
+	}
+	return uint32(info.Program)
 }
 
 // beside makes a namespace with a name, and returns that. Its eth0 is joined to uplink0, and has an index that none of the
@@ -324,6 +358,72 @@ func TestMovedBetweenNamespaces(t *testing.T) {
 	if c := h.chain(second); c.GetKernelId() != id || c.GetState() != xdpdv1.Chain_STATE_RUNNING {
 		t.Errorf("the chain is %v", c)
 	}
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestIndexOfMovedUsedAgain makes interfaces with the index of one whose chain runs in another namespace by now, the second
+// time with its name too, and moves them after it: each has a chain of its own, through kills and links that are detached.
+func TestIndexOfMovedUsedAgain(t *testing.T) {
+	h := newHost(t, second)
+	netns := h.beside()
+	blue := h.others[netns]
+	h.start()
+	h.do(adding(add("a", "goon", nettest.Dev, second)))
+	h.Check()
+	origin := h.device(second)
+
+	leaves := func(use int, name string) (there string) {
+		t.Helper()
+		there = netns + ":" + name
+		h.ns.Move(t, second, blue)
+		if name != second {
+			blue.Rename(t, second, name)
+		}
+		h.ns.Settle(t, second+"p")
+		blue.Settle(t, name)
+		h.wires[there] = wire{h.wires[second].sender, blue.Receiver(t, name, nettest.EtherType)}
+		delete(h.wires, second)
+		delete(h.moved, second)
+		origin.use = use
+		h.moved[there] = origin
+		return there
+	}
+	comes := func(use int) {
+		t.Helper()
+		h.ns.Rename(t, second+"p", fmt.Sprint("xleft", use))
+		h.addAt(origin.index, second, second+"p")
+		origin.use = use
+		h.moved[second] = origin
+	}
+	one := leaves(0, "one")
+	h.follows(one)
+	comes(1)
+	h.do(adding(add("b", "pass", second)))
+	h.Check()
+
+	// The name is used again before anybody follows.
+	h.d.kill()
+	two := leaves(1, "two")
+	comes(2)
+	h.start()
+	h.follows(two)
+	h.do(adding(add("c", "drop", second)))
+	h.Check()
+	h.d.kill()
+	h.start()
+	h.well()
+	h.Check()
+
+	w := h.watch("")
+	h.detachLink(second)
+	h.repaired(w, second)
+	h.learn()
+	h.Check()
+	h.detachLink(two)
+	h.repaired(w, two)
+	h.learn()
+	delete(h.moved, two) // its link is made there by now
 	h.Check()
 	h.stop(unix.SIGTERM)
 }

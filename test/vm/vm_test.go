@@ -117,7 +117,7 @@ func TestTimeLimit(t *testing.T) {
 
 func TestCrash(t *testing.T) {
 	r := run(t, kernel, guest(t), "crash")
-	if r.status != 125 || !strings.Contains(r.stderr, "crashed") {
+	if r.status != 125 || !strings.Contains(r.stderr, "crashed:\n") {
 		t.Errorf("status %d, want 125 and word of a crash: %s", r.status, r.stderr)
 	}
 }

@@ -31,11 +31,10 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 	if !known {
 		return false, nil
 	}
-	restored := c.restore(rec)
 	cond := c.examined(rec)
 	switch {
 	case cond.state == Running:
-		return restored, c.learn(rec)
+		return false, c.learn(rec)
 	case cond.state == Waiting:
 		return false, errors.Join(errWaiting, c.letGo(rec))
 	case cond.state == Displaced:
@@ -63,20 +62,17 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 
 // restore makes the pins again that it takes to know what an interface runs, where the kernel still has what they were of: a
 // takeover was cut short, or somebody removed them. The interface is locked.
-func (c *Controller) restore(rec store.Chain) bool {
+func (c *Controller) restore(rec store.Chain) {
 	if rec.Ifindex == 0 {
-		return false
+		return
 	}
 	if _, err := c.plane.Live(c.deviceOf(rec)); err == nil {
-		return false
+		return
 	}
-	restored, err := c.plane.Restore(c.deviceOf(rec)) // what is lost is linked anew
-	if len(restored) == 0 {
-		return false
+	if restored, err := c.plane.Restore(c.deviceOf(rec)); len(restored) > 0 { // what is lost is linked anew
+		c.setProblem(rec.Interface, "somebody removed pins: "+some(restored))
+		c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored, "not", err)
 	}
-	c.setProblem(rec.Interface, "somebody removed pins: "+some(restored))
-	c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored, "not", err)
-	return true
 }
 
 // learn remembers the pins of a chain that runs as it should. The interface is locked.

@@ -204,6 +204,7 @@ func (c *Controller) adopt(ctx context.Context, iface string) error {
 
 // adoptLocked is adopt for an interface that is locked, with its devices.
 func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
+	c.restore(rec)
 	d, gone, err := c.locate(rec.Interface, rec, true)
 	parted := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
 	switch {
@@ -222,7 +223,6 @@ func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
 // mend makes the device that a chain is on run the intended revision, with all its pins.
 func (c *Controller) mend(ctx context.Context, rec store.Chain) error {
 	d := c.deviceOf(rec)
-	c.restore(rec)
 	if err := c.repair(rec); err != nil {
 		return err
 	}

@@ -428,6 +428,43 @@ func TestIndexOfMovedUsedAgain(t *testing.T) {
 	h.stop(unix.SIGTERM)
 }
 
+// TestNameOfMovedUsedAgain moves an interface to another namespace, where the name it gets is another chain's, and makes one
+// that has its name and index: a request for that is not done to the one that was moved.
+func TestNameOfMovedUsedAgain(t *testing.T) {
+	h := newHost(t, second)
+	netns := h.beside()
+	ref := netns + ":" + eth0
+	blue := h.others[netns]
+	h.start()
+	h.do(adding(add("a", "goon", second, ref)))
+	h.Check()
+	index := h.ns.Index(t, second)
+	blue.Delete(t, eth0)
+	h.eventually("the other chain waits", func() bool { return h.chain(ref).GetState() == xdpdv1.Chain_STATE_WAITING })
+
+	h.ns.Move(t, second, blue)
+	blue.Rename(t, second, eth0)
+	h.ns.Rename(t, second+"p", "xleft")
+	h.addAt(index, second, second+"p")
+	h.eventually("a problem is told", func() bool {
+		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
+		return err == nil && strings.Contains(strings.Join(s.GetProblems(), "\n"), ref+" now")
+	})
+	_, err := h.client.AddProgram(h.ctx(), add("b", "drop", second))
+	if client.Reason(err) != xdpdv1.ErrorReason_ERROR_REASON_INTERFACE_NOT_FOUND || client.Facts(err)["name"] != ref {
+		t.Errorf("%v %v, want that it is %s now", err, client.Facts(err), ref)
+	}
+	if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "a", Interfaces: []string{ref}}); err != nil {
+		t.Error(err)
+	}
+	h.follows(ref)
+	h.do(adding(add("b", "drop", second)))
+	if h.attached(second) == 0 {
+		t.Error("the chain does not run")
+	}
+	h.stop(unix.SIGTERM)
+}
+
 // TestNamespacesThatAreNone names what is no network namespace: it is refused at once, and nothing is opened that should not
 // be.
 func TestNamespacesThatAreNone(t *testing.T) {

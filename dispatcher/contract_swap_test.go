@@ -158,7 +158,7 @@ func TestContractSwapsUnderTraffic(t *testing.T) {
 			}
 			limit := swapsTime
 			if testing.Short() {
-				limit /= 4
+				limit /= 8
 			}
 			swaps, began := 0, time.Now()
 			for ; swaps < most && (swaps < swapsLeast || time.Since(began) < limit); swaps++ {

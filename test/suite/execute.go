@@ -147,27 +147,54 @@ func runVM(ctx context.Context, o options, version string, first bool, packages 
 			runs = append(runs, r)
 		}
 	}
+	runInVM(ctx, o, version, runs, c)
+}
+
+// bootsLeast are tried before the kernel of a VM that crashes counts as a failure: emulation makes stock kernels crash now
+// and then, whichever tests run. What ended before the crash counts; the report has the crash.
+const bootsLeast = 2
+
+func runInVM(ctx context.Context, o options, version string, runs []vmRun, c *collector) {
 	kernel := series(version)
-	args, err := vmArguments(o, version, runs)
-	if err != nil {
-		c.add(result{pkg: "the VM", kernel: kernel, problem: err.Error()})
+	for boot := 1; ; boot++ {
+		args, err := vmArguments(o, version, runs)
+		if err != nil {
+			c.add(result{pkg: "the VM", kernel: kernel, problem: err.Error()})
+			return
+		}
+		sections := newSections(func(i int, out []byte, status string, elapsed time.Duration) {
+			r := convert(ctx, runs[i].pkg.name, out, status)
+			r.kernel, r.linker, r.elapsed = kernel, runs[i].linker, elapsed
+			c.add(r)
+		})
+		cmd := command(ctx, o.runner, args...)
+		out, status := capture(cmd, logFile(o, version, "vm", fmt.Sprint(boot)), sections)
+		var missing []vmRun
+		for _, i := range sections.missing(len(runs)) {
+			missing = append(missing, runs[i])
+		}
+		if status == "" && len(missing) == 0 {
+			return
+		}
+		vm := result{pkg: "the VM", kernel: kernel}
+		if _, crash, crashed := strings.Cut(string(out), crashMark); crashed && boot < bootsLeast && ctx.Err() == nil {
+			vm.note = "the kernel crashed; what had not ended was run again"
+			say(c.out, "kernel %s crashed in the VM, and what had not ended is run again:\n%s", kernel, crash)
+			c.add(vm)
+			runs = missing
+			continue
+		}
+		for _, r := range missing {
+			c.add(result{pkg: r.pkg.name, kernel: kernel, linker: r.linker, problem: "did not end in the VM"})
+		}
+		vm.problem = cmp.Or(status, "ended early") + "\n" + tail(string(out))
+		c.add(vm)
 		return
 	}
-	sections := newSections(func(i int, out []byte, status string, elapsed time.Duration) {
-		r := convert(ctx, runs[i].pkg.name, out, status)
-		r.kernel, r.linker, r.elapsed = kernel, runs[i].linker, elapsed
-		c.add(r)
-	})
-	cmd := command(ctx, runner+"/run", args...)
-	out, status := capture(cmd, logFile(o, version, "vm", ""), sections)
-	missing := sections.missing(len(runs))
-	for _, i := range missing {
-		c.add(result{pkg: runs[i].pkg.name, kernel: kernel, linker: runs[i].linker, problem: "did not end in the VM"})
-	}
-	if status != "" || len(missing) > 0 {
-		c.add(result{pkg: "the VM", kernel: kernel, problem: cmp.Or(status, "ended early") + "\n" + tail(string(out))})
-	}
 }
+
+// crashMark is what the runner prints before the words of a kernel that crashed.
+const crashMark = "crashed:\n"
 
 // series returns the first two numbers of a kernel's version.
 func series(version string) string {

@@ -4,7 +4,7 @@
 # The arguments are for each of them. The lines with ##suite are for sections.go.
 
 # What is about the daemon's clients, its own process or its disk is the same on every kernel: it is tested on the host only.
-host='^Test(Lease|Reload|Downgrade|NamesOf|Storage|Huge|Crowd|Endless|Garbage|Scale|Soak)'
+host='^Test(Lease|Reload|Downgrade|NamesOf|Storage|Huge|Crowd|Endless|Garbage|Scale|Soak|StuckInterface|ManyClients|ListWhile)'
 while read -r number binary linker tests; do
   cd "${binary%/*}" || exit
   echo "##suite begin $number"

@@ -40,6 +40,7 @@ type options struct {
 	parts   []string // of unit, fuzz, kernel, vm, systemd, runner
 	kernels []string // for vm, as the runner understands them; systemd takes the first
 	work    string   // folder for binaries and logs
+	runner  string   // the program that runs VMs
 	jobs    int      // runs of tests at a time
 	run     string   // pattern of tests
 	fuzz    time.Duration
@@ -60,7 +61,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o := options{strings.Fields(*parts), strings.Fields(*kernels), dir, max(1, *jobs), *pattern, *fuzz}
+	o := options{
+		parts: strings.Fields(*parts), kernels: strings.Fields(*kernels), work: dir, runner: runner + "/run", jobs: max(1, *jobs), run: *pattern, fuzz: *fuzz,
+	}
 	results, err := runAll(ctx, o, stdout)
 	if err != nil {
 		return err

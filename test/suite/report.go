@@ -84,6 +84,9 @@ func report(w io.Writer, results []result) error {
 			first, _, _ := strings.Cut(r.problem, "\n")
 			fmt.Fprintf(&notes, "failed: %s %s %s: %s\n", r.pkg, r.kernel, r.linker, first)
 		}
+		if r.note != "" {
+			fmt.Fprintf(&notes, "note: %s %s %s: %s\n", r.pkg, r.kernel, r.linker, r.note)
+		}
 		for _, t := range r.skipped {
 			i := slices.IndexFunc(skips, func(s skip) bool { return s.covers(r, t.name) })
 			if i < 0 {

@@ -20,6 +20,7 @@ type result struct {
 	failed, skipped     []test
 	elapsed             time.Duration
 	problem             string // why the run counts as failed beyond its tests; "" is none
+	note                string // what else is to be known of it
 }
 
 // test is a test or subtest that did not pass, with what it printed.

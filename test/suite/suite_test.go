@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -160,6 +161,46 @@ func TestReport(t *testing.T) {
 			err := report(&out, c.results)
 			if !strings.HasSuffix(out.String(), c.last) || (err != nil) != c.fails {
 				t.Errorf("error %v after\n%s", err, out.String())
+			}
+		})
+	}
+}
+
+// TestCrashedVM has a runner whose kernel crashes in the second of three runs: those that did not end run again, once.
+func TestCrashedVM(t *testing.T) {
+	for name, c := range map[string]struct {
+		crashes      int
+		passed, fail int
+	}{"never": {0, 3, 0}, "once": {1, 3, 0}, "always": {9, 1, 3}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script := fmt.Sprintf(`#!/bin/sh
+cd %s
+boots=$(cat boots 2>/dev/null || echo 0)
+echo $((boots + 1)) >boots
+while read -r number rest; do
+  if [ "$boots" -lt %d ] && { [ "$number" = 1 ] || [ "$boots" != 0 ]; }; then
+    echo "vm: kernel 6.1 crashed:" >&2
+    echo "BUG: all of it" >&2
+    exit 125
+  fi
+  printf '##suite begin %%s\n\026=== RUN   TestX\n\026--- PASS: TestX (0.00s)\n\026PASS\n\n##suite end %%s 0\n' "$number" "$number"
+done <vm/6.1.9/plan
+`, dir, c.crashes)
+			runner := filepath.Join(dir, "runner")
+			if err := errors.Join(os.WriteFile(runner, []byte(script), 0o700), os.Mkdir(filepath.Join(dir, "logs"), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			results := &collector{out: &out}
+			runs := []vmRun{{pkg: pkg{name: "a"}}, {pkg: pkg{name: "b"}}, {pkg: pkg{name: "c"}}}
+			runInVM(t.Context(), options{work: dir, runner: runner}, "6.1.9", runs, results)
+			passed, failed := 0, 0
+			for _, r := range results.results {
+				passed, failed = passed+r.passed, failed+r.failures()
+			}
+			if passed != c.passed || failed != c.fail || (c.crashes > 0) != strings.Contains(out.String(), "BUG: all of it") {
+				t.Errorf("%d passed and %d failed, want %d and %d:\n%s", passed, failed, c.passed, c.fail, out.String())
 			}
 		})
 	}

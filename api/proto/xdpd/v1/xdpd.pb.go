@@ -313,7 +313,7 @@ const (
 	ErrorReason_ERROR_REASON_VERIFIER_REJECTED ErrorReason = 18
 	// The kernel's verifier refused the chain with this program in it. Metadata: program, interface.
 	ErrorReason_ERROR_REASON_LINK_REJECTED ErrorReason = 19
-	// The daemon is stopping.
+	// The daemon is stopping, or being replaced by a reload: then connect again. Metadata: reload ("true"), where it is a reload.
 	ErrorReason_ERROR_REASON_STOPPING ErrorReason = 20
 	// The daemon's store cannot be written. Metadata: error.
 	ErrorReason_ERROR_REASON_STORE_FAILED ErrorReason = 21

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -23,7 +24,7 @@ func (s *Staged) in(f func() error) error {
 }
 
 // attach puts the transparent program on the interface, natively unless generic is asked for, and with auto
-// generically where the driver refuses.
+// generically where the driver refuses for good.
 func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
 	if mode != chain.Generic {
 		held, err := s.attachAs(s.old, chain.Native)
@@ -31,7 +32,7 @@ func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
 			s.Actual = chain.Native
 			return held, nil
 		}
-		if mode == chain.Native || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+		if mode == chain.Native || transient(err) {
 			return nil, attachError(chain.Native, err)
 		}
 		s.ModeReason = "the driver refuses native mode: " + err.Error()
@@ -42,6 +43,14 @@ func (s *Staged) attach(mode chain.Mode) (xdpLink, error) {
 	}
 	s.Actual = chain.Generic
 	return held, nil
+}
+
+// transient tells whether an attempt to attach failed for a reason that says nothing of what the driver can do: it may be well
+// the next time. ENOMEM is none of them: it is what drivers also say that have too few queues.
+func transient(err error) bool {
+	return slices.ContainsFunc([]unix.Errno{
+		unix.EBUSY, unix.EEXIST, unix.ENODEV, unix.EPERM, unix.EACCES, unix.EAGAIN, unix.EINTR, unix.EIO, unix.ENETDOWN, unix.ETIMEDOUT,
+	}, func(passes unix.Errno) bool { return errors.Is(err, passes) })
 }
 
 // attachAs puts a program on the interface, natively or generically. The caller closes the link. The error is ENODEV
@@ -71,7 +80,7 @@ func attachError(mode chain.Mode, err error) error {
 		return fmt.Errorf("%w: %v", ErrBusy, err)
 	case errors.Is(err, unix.ENODEV):
 		return chain.Errorf(chain.InterfaceNotFound, nil, "attach to the interface: %w", err)
-	case errors.Is(err, unix.EPERM):
+	case transient(err):
 		return refused(chain.Kernel, nil, "attach to the interface", err)
 	case errors.Is(err, unix.ERANGE):
 		return chain.Errorf(chain.ModeUnsupported, facts,

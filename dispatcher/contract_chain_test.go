@@ -156,7 +156,7 @@ func (b *bench) runOn(d Device, plan Plan) {
 
 // stage calls Stage in the namespace of the interfaces.
 func (b *bench) stage(d Device, plan Plan) (staged *Staged, err error) {
-	nettest.RunIn(b.ns, func() { staged, err = b.plane.Stage(d, plan) })
+	nettest.RunIn(b.ns, func() { staged, err = b.plane.Stage(b.Context(), d, plan) })
 	return staged, err
 }
 

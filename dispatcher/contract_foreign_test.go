@@ -31,7 +31,7 @@ func TestPinsTakeoverOfOurLink(t *testing.T) {
 	}
 	s := b.startStream([][]byte{{strangersMark}, {1}})
 	defer s.end()
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	if staged.Took == nil || !staged.Took.Swapped || staged.Took.ID != foreign.id || staged.Actual != "" {
 		t.Errorf("it takes over from %+v in mode %q", staged.Took, staged.Actual)
@@ -60,7 +60,7 @@ func TestPinsTakeoverDry(t *testing.T) {
 		var staged *Staged
 		b.atRest("dry run", func() {
 			var err error
-			staged, err = b.plane.Stage(b.dev, plan)
+			staged, err = b.plane.Stage(b.Context(), b.dev, plan)
 			b.check(err)
 			if err := staged.Commit(); err == nil {
 				t.Error("a dry run was committed")
@@ -91,7 +91,7 @@ func TestPinsTakeoverDry(t *testing.T) {
 	if now := b.pins(); !slices.Equal(now, empty) {
 		t.Errorf("the pins are %q, they were %q", now, empty)
 	}
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	if staged.Took != nil || staged.Actual != chain.Native {
 		t.Errorf("a new chain takes over from %+v, in mode %s", staged.Took, staged.Actual)
@@ -118,7 +118,7 @@ func TestPinsTakeoverRefused(t *testing.T) {
 	}
 	refused := func(plan Plan, words ...string) {
 		t.Helper()
-		staged, err := b.plane.Stage(b.dev, plan)
+		staged, err := b.plane.Stage(b.Context(), b.dev, plan)
 		if err == nil {
 			b.check(staged.Discard())
 		}
@@ -130,7 +130,7 @@ func TestPinsTakeoverRefused(t *testing.T) {
 	}
 	plan := b.takeover(chain.Auto, p.on(passing))
 	without(t, unix.CAP_SYS_ADMIN, func() {
-		staged, err := b.plane.Stage(b.dev, plan)
+		staged, err := b.plane.Stage(b.Context(), b.dev, plan)
 		if err == nil {
 			b.check(staged.Discard())
 		}
@@ -147,13 +147,13 @@ func TestPinsTakeoverRefused(t *testing.T) {
 	refused(plan, "its link is gone")
 
 	// Somebody else changes it at the same time.
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	b.check(held.UpdateArgs(link.RawLinkUpdateOptions{New: other.Program}))
 	reason(t, staged.Commit(), chain.TakeoverFailed, "try again")
 	b.check(staged.Discard())
 	b.on(other.id, chain.Native)
-	staged, err = b.plane.Stage(b.dev, b.takeover(chain.Generic, p.on(passing)))
+	staged, err = b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Generic, p.on(passing)))
 	b.check(err)
 	b.check(held.UpdateArgs(link.RawLinkUpdateOptions{New: foreign.Program}))
 	reason(t, staged.Commit(), chain.TakeoverFailed, "try again")
@@ -165,7 +165,7 @@ func TestPinsTakeoverRefused(t *testing.T) {
 	// What is detached for a mode that the driver has not is attached again.
 	b.dev.Ifindex = b.ns.Index(t, "lo")
 	b.check(b.in(func() error { return netif.Hook("", b.dev.Ifindex, foreign.FD(), chain.Generic) }))
-	staged, err = b.plane.Stage(b.dev, b.takeover(chain.Native, p.on(passing)))
+	staged, err = b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Native, p.on(passing)))
 	b.check(err)
 	reason(t, staged.Commit(), chain.TakeoverFailed, "native")
 	b.check(staged.Discard())
@@ -191,7 +191,7 @@ func TestPinsTakeoverOfOneOfTwo(t *testing.T) {
 	b.ns = other
 	elsewhere := b.byLink(foreign, chain.Native)
 	b.ns = ns
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	if err == nil {
 		b.check(staged.Discard())
 	}
@@ -206,7 +206,7 @@ func TestPinsTakeoverOfOneOfTwo(t *testing.T) {
 		}
 		return len(links) == 1
 	})
-	staged, err = b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err = b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	b.check(errors.Join(staged.Commit(), staged.Discard()))
 	b.follow(frame(), 3, 1)
@@ -218,21 +218,21 @@ func TestContractIn(t *testing.T) {
 	p := b.load("step", "")
 	plan := b.plan(p.on(passing))
 	plan.In = b.in
-	staged, err := b.plane.Stage(b.dev, plan)
+	staged, err := b.plane.Stage(b.Context(), b.dev, plan)
 	b.check(err)
 	b.check(errors.Join(staged.Commit(), staged.Discard()))
 	b.follow(frame(), 3, 1)
 	plan = b.plan(p.on(passing))
 	plan.In = b.in
 	b.atRest("Stage on an interface that is gone", func() {
-		staged, err := b.plane.Stage(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan)
+		staged, err := b.plane.Stage(b.Context(), Device{Netns: b.dev.Netns, Ifindex: 12345}, plan)
 		if err == nil {
 			b.check(staged.Discard())
 		}
 		reason(t, err, chain.InterfaceNotFound)
 	})
 	plan.In = func(func() error) error { return fmt.Errorf("the namespace is gone: %w", unix.ENODEV) }
-	if staged, err = b.plane.Stage(Device{Netns: b.dev.Netns, Ifindex: 12345}, plan); err == nil {
+	if staged, err = b.plane.Stage(b.Context(), Device{Netns: b.dev.Netns, Ifindex: 12345}, plan); err == nil {
 		b.check(staged.Discard())
 	}
 	reason(t, err, chain.InterfaceNotFound, "the namespace is gone")

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpd/xdpd/internal/netif"
+	"github.com/xdpd/xdpd/internal/netif/nettest"
 )
 
 // mountedBench is a bench whose folder is in a BPF FS that is mounted somewhere, with a chain of two members and two more
@@ -218,4 +221,38 @@ func TestPinsRetakeFails(t *testing.T) {
 	}
 	b.follow(frame(), 3, 1, 2)
 	b.damaged()
+}
+
+// TestPinsTeardownOfALostFolder renames the folder, and puts another one in its place: Teardown removes what it opened, and
+// nothing else.
+func TestPinsTeardownOfALostFolder(t *testing.T) {
+	for name, replaced := range map[string]bool{"renamed": false, "replaced": true} {
+		t.Run(name, func(t *testing.T) {
+			b, _ := mountedBench(t)
+			root := b.plane.Root()
+			b.check(os.Rename(root, root+"-away"))
+			other := filepath.Join(root, "chains", "1-1")
+			if replaced {
+				b.check(os.MkdirAll(other, 0o700))
+			}
+			b.atRest("Teardown", func() { b.check(b.plane.Teardown()) })
+			if _, err := os.Lstat(root + "-away"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the folder is there still: %v", err)
+			}
+			if _, err := os.Lstat(other); (err == nil) != replaced {
+				t.Errorf("what is in its place: %v", err)
+			}
+			nettest.RunIn(b.ns, func() {
+				nic, err := netif.ByIndex("", b.dev.Ifindex)
+				b.check(err)
+				if nic.XDP.ID != 0 {
+					t.Errorf("the interface has program %d", nic.XDP.ID)
+				}
+			})
+			b.check(errors.Join(os.RemoveAll(root), b.plane.Close()))
+			var err error
+			b.plane, err = Open(root, testLinker())
+			b.check(err)
+		})
+	}
 }

@@ -23,7 +23,7 @@ import (
 func (b *bench) shadow(copyMaps bool, final chain.Verdict, slots ...Slot) (s *Shadow) {
 	b.Helper()
 	var err error
-	nettest.RunIn(b.ns, func() { s, err = b.plane.Shadow(slots, Ingress{Index: b.dev.Ifindex}, final, copyMaps) })
+	nettest.RunIn(b.ns, func() { s, err = b.plane.Shadow(b.Context(), slots, Ingress{Index: b.dev.Ifindex}, final, copyMaps) })
 	b.check(err)
 	b.Cleanup(func() { b.check(s.Close()) })
 	return s
@@ -136,7 +136,7 @@ func TestContractShadowSizes(t *testing.T) {
 		}
 	}
 	nettest.RunIn(b.ns, func() {
-		if s, err := b.plane.Shadow(slices.Repeat(all(passing, p), chain.MaxMembers+1), Ingress{}, chain.Pass, false); err == nil {
+		if s, err := b.plane.Shadow(b.Context(), slices.Repeat(all(passing, p), chain.MaxMembers+1), Ingress{}, chain.Pass, false); err == nil {
 			t.Errorf("there is a shadow of 65 members: %v", s.Close())
 		}
 	})
@@ -293,7 +293,7 @@ func TestContractShadowOrigin(t *testing.T) {
 		nettest.RunIn(b.ns, func() { err = f() })
 		return err
 	}
-	s, err := b.plane.Shadow([]Slot{origin.on(passing)}, Ingress{Index: b.dev.Ifindex, In: func(f func() error) error { return in(f) }}, chain.Pass, false)
+	s, err := b.plane.Shadow(b.Context(), []Slot{origin.on(passing)}, Ingress{Index: b.dev.Ifindex, In: func(f func() error) error { return in(f) }}, chain.Pass, false)
 	b.check(err)
 	for range 2 {
 		got, err := s.Run(frame())
@@ -310,11 +310,11 @@ func TestContractShadowOrigin(t *testing.T) {
 		t.Errorf("a packet of a namespace that is gone: %v", err)
 	}
 	b.check(s.Close())
-	if s, err := b.plane.Shadow(nil, Ingress{In: in}, chain.Pass, false); !errors.Is(err, gone) || s != nil {
+	if s, err := b.plane.Shadow(b.Context(), nil, Ingress{In: in}, chain.Pass, false); !errors.Is(err, gone) || s != nil {
 		t.Errorf("a shadow in a namespace that is gone: %v, %v", s, err)
 	}
 	nettest.RunIn(b.ns, func() {
-		s, err = b.plane.Shadow([]Slot{origin.on(passing)}, Ingress{Index: 1 << 20}, chain.Pass, false)
+		s, err = b.plane.Shadow(b.Context(), []Slot{origin.on(passing)}, Ingress{Index: 1 << 20}, chain.Pass, false)
 	})
 	b.check(err)
 	if ifindex, _ := shown(s); ifindex != 1 || len(s.Notes()) != 1 || !strings.Contains(s.Notes()[0], "loopback") {
@@ -359,7 +359,7 @@ func TestContractShadowGone(t *testing.T) {
 			nettest.RunIn(b.ns, func() {
 				absent := slots[0]
 				absent.Program = 999
-				if s, err := b.plane.Shadow(append(slices.Clone(slots), absent), Ingress{}, chain.Pass, copies); err == nil {
+				if s, err := b.plane.Shadow(b.Context(), append(slices.Clone(slots), absent), Ingress{}, chain.Pass, copies); err == nil {
 					t.Errorf("there is a shadow with a program that was not loaded: %v", s.Close())
 				}
 			})

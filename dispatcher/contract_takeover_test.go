@@ -115,7 +115,7 @@ func TestContractTakeoverOfLink(t *testing.T) {
 				asked = asked[:1]
 			}
 			for _, ask := range asked {
-				staged, err := b.plane.Stage(b.dev, b.takeover(ask, p.on(passing)))
+				staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(ask, p.on(passing)))
 				b.check(err)
 				if staged.Took == nil || *staged.Took != want || staged.Actual != mode {
 					t.Errorf("it takes over from %+v in mode %s, want %+v", staged.Took, staged.Actual, want)
@@ -135,7 +135,7 @@ func TestContractTakeoverOfLink(t *testing.T) {
 				}
 			}
 			b.atRest("Takeover", func() {
-				staged, err := b.plane.Stage(b.dev, b.takeover(mode, p.on(passing)))
+				staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(mode, p.on(passing)))
 				b.check(err)
 				b.check(errors.Join(staged.Commit(), staged.Discard()))
 			})
@@ -157,7 +157,7 @@ func TestContractTakeoverKilled(t *testing.T) {
 	p := b.load("step", "")
 	foreign := b.stranger(ebpf.AttachXDP)
 	theirs := b.byLink(foreign, chain.Native)
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	b.check(staged.Close()) // before the swap
 	b.restart()
@@ -169,7 +169,7 @@ func TestContractTakeoverKilled(t *testing.T) {
 	b.on(foreign.id, chain.Native)
 
 	b.revision--
-	staged, err = b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err = b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	b.check(staged.link.UpdateArgs(link.RawLinkUpdateOptions{New: staged.new, Old: staged.old, Flags: unix.BPF_F_REPLACE}))
 	b.check(staged.Close()) // after it
@@ -215,7 +215,7 @@ func TestContractTakeoverOfHook(t *testing.T) {
 				b.check(b.in(func() error { return netif.Hook("", b.dev.Ifindex, foreign.FD(), c.has) }))
 			}
 			empty := b.pins()
-			staged, err := b.plane.Stage(b.dev, b.takeover(c.ask, p.on(passing)))
+			staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(c.ask, p.on(passing)))
 			b.check(err)
 			if want := (Foreign{ID: foreign.id, Name: "step", Mode: c.has}); staged.Took == nil || *staged.Took != want || staged.Actual != c.actual {
 				t.Errorf("it takes over from %+v in mode %s, want %+v", staged.Took, staged.Actual, want)
@@ -233,7 +233,7 @@ func TestContractTakeoverOfHook(t *testing.T) {
 				t.Errorf("the pins are %q, they were %q", now, empty)
 			}
 			b.atRest("Takeover", func() {
-				staged, err := b.plane.Stage(b.dev, b.takeover(c.ask, p.on(passing)))
+				staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(c.ask, p.on(passing)))
 				b.check(err)
 				b.check(errors.Join(staged.Commit(), staged.Discard()))
 			})
@@ -253,7 +253,7 @@ func TestContractTakeoverOfAnotherAttachType(t *testing.T) {
 	p := b.load("step", "")
 	foreign := b.stranger(ebpf.AttachNone)
 	b.byLink(foreign, chain.Native)
-	staged, err := b.plane.Stage(b.dev, b.takeover(chain.Auto, p.on(passing)))
+	staged, err := b.plane.Stage(b.Context(), b.dev, b.takeover(chain.Auto, p.on(passing)))
 	b.check(err)
 	b.check(staged.Commit())
 	t.Logf("the commit was a swap: %v", staged.Took.Swapped)

@@ -248,9 +248,15 @@ func checkOurs(root string) error {
 	return nil
 }
 
-// Teardown detaches every link at once and removes every pin and the folder. It goes on over errors and
-// returns all of them. The plane is of no use afterwards but to Close.
+// Teardown detaches every link at once and removes every pin and the folder, also where somebody renamed it or mounted over
+// it; what is in its place then is not touched. It goes on over errors and returns all of them. The plane is of no use
+// afterwards but to Close.
 func (p *Plane) Teardown() error {
+	lost := errors.Is(p.Folder(), ErrFolderLost)
+	if lost {
+		defer func(root string) { p.root = root }(p.root)
+		p.root = p.opened()
+	}
 	devices, err := p.Devices()
 	errs := []error{err}
 	for _, d := range devices {
@@ -262,6 +268,9 @@ func (p *Plane) Teardown() error {
 		errs = append(errs, p.Unload(id))
 	}
 	failpoint.Hit(failpoint.StopDetached)
+	if lost {
+		return errors.Join(append(errs, p.leave())...)
+	}
 	return errors.Join(append(errs, removeTree(p.root))...)
 }
 

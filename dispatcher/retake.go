@@ -64,7 +64,7 @@ func (p *Plane) Retake() (rescued int, err error) {
 	if names, err := readDir(p.root); err != nil || len(names) > 0 {
 		return 0, errors.Join(fmt.Errorf("%w: another one is in the place of %s, and is not empty: remove it", ErrFolderLost, p.root), err, next.Close())
 	}
-	old := fmt.Sprintf("/proc/self/fd/%d", p.lock.Fd())
+	old := p.opened()
 	if rescued, err = p.rescue(old); err != nil {
 		errs := []error{err, empty(p.root)}
 		if made {
@@ -74,16 +74,24 @@ func (p *Plane) Retake() (rescued int, err error) {
 	}
 	rescued += p.rescueLearned()
 	// The pins in the new folder own all of it now. What cannot be removed here does not matter to it.
-	_ = empty(old)
-	if path, err := os.Readlink(old); err == nil {
-		locked, lockedErr := p.lock.Stat()
-		if there, err := os.Lstat(path); err == nil && lockedErr == nil && os.SameFile(locked, there) {
-			_ = os.Remove(path) // it was renamed
-		}
-	}
+	_ = p.leave()
 	_ = p.lock.Close()
 	p.lock = next
 	return rescued, nil
+}
+
+// opened is a path to the folder that was opened, wherever it is now.
+func (p *Plane) opened() string { return fmt.Sprintf("/proc/self/fd/%d", p.lock.Fd()) }
+
+// leave empties the folder that was opened and lost, and removes it if it was renamed.
+func (p *Plane) leave() error {
+	err := empty(p.opened())
+	path, linkErr := os.Readlink(p.opened())
+	locked, statErr := p.lock.Stat()
+	if there, gone := os.Lstat(path); linkErr == nil && statErr == nil && gone == nil && os.SameFile(locked, there) {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // rescue pins in the new folder all that is pinned in the old one.

@@ -3,6 +3,8 @@
 package dispatcher
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -58,8 +60,8 @@ const (
 // refuses that one. They work on their own maps, or with copyMaps on copies of what those hold now, as far as there
 // can be copies; what is not copied says LiveMaps.
 //
-// It fails with a chain.Error, as Stage does, or TEST_UNSUPPORTED. The caller closes the shadow.
-func (p *Plane) Shadow(slots []Slot, ingress Ingress, final chain.Verdict, copyMaps bool) (_ *Shadow, err error) {
+// It fails as Stage does, or with TEST_UNSUPPORTED. The caller closes the shadow.
+func (p *Plane) Shadow(ctx context.Context, slots []Slot, ingress Ingress, final chain.Verdict, copyMaps bool) (_ *Shadow, err error) {
 	s := &Shadow{slots: slots, ingress: ingress}
 	defer func() {
 		if err != nil {
@@ -79,7 +81,7 @@ func (p *Plane) Shadow(slots []Slot, ingress Ingress, final chain.Verdict, copyM
 		return nil, err
 	}
 	b.trace, b.frags = s.trace, p.linker.frags(b.members)
-	if s.loaded, err = p.linker.link(b); err != nil {
+	if s.loaded, err = p.link(ctx, b); err != nil {
 		return nil, err
 	}
 	if s.maps.mute {
@@ -262,7 +264,7 @@ func testRun(prog *ebpf.Program, packet []byte, context *xdpMeta) (code uint32, 
 	if int(after.Data) > len(opts.DataOut) {
 		return 0, nil, fmt.Errorf("the kernel says that %d of %d bytes are metadata", after.Data, len(opts.DataOut))
 	}
-	return code, opts.DataOut[after.Data:], nil
+	return code, bytes.Clone(opts.DataOut[after.Data:]), nil // the room is much more than most packets
 }
 
 // uninterrupted calls f while its thread takes no signals: in Linux 5.10 and some after it, one that comes while a

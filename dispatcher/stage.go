@@ -3,6 +3,7 @@
 package dispatcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,6 +25,7 @@ type Plan struct {
 	Final    chain.Verdict
 	Mode     chain.Mode // used where the device has no link of ours yet
 	Frags    bool       // a revision without slots shall fit interfaces that only take programs with frags
+	Moved    bool       // the device's link, if it has one, is not on the interface of that index any more: none is made
 	Dry      bool       // only to see whether it can be staged: a device without a link of ours gets none
 
 	// Takeover: where the device has a foreign program, replace it. That is the one with the kernel's id Holder, in mode
@@ -70,8 +72,8 @@ type Staged struct {
 // a plan that is Dry the device is not touched at all, and what is returned is only to be discarded.
 //
 // It fails with a chain.Error; with ErrBusy where the device has a foreign program, ErrForeign where somebody
-// put a program into our link. On an error nothing is left.
-func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
+// put a program into our link; or because the context ends before it is its turn to be verified. On an error nothing is left.
+func (p *Plane) Stage(ctx context.Context, d Device, plan Plan) (_ *Staged, err error) {
 	dir := p.revisionDir(d, plan.Revision)
 	if err := p.makeRevision(d, plan.Revision); err != nil {
 		return nil, err
@@ -85,7 +87,7 @@ func (p *Plane) Stage(d Device, plan Plan) (_ *Staged, err error) {
 	}()
 	b := blueprint{members: p.members(plan.Slots), final: plan.Final}
 	b.frags = p.linker.frags(b.members) || len(b.members) == 0 && plan.Frags
-	if s.new, err = p.build(dir, b); err != nil {
+	if s.new, err = p.build(ctx, dir, b); err != nil {
 		return nil, err
 	}
 	if err := failpoint.Err(failpoint.StagePinned); err != nil {
@@ -115,6 +117,8 @@ func (s *Staged) findLink(frags bool) error {
 		return s.take()
 	case err != nil || s.link != nil || plan.Dry:
 		return err
+	case plan.Moved:
+		return fmt.Errorf("%w: the interface was moved, and its link went", ErrGone)
 	}
 	return s.createLink(plan.Mode, frags)
 }
@@ -139,7 +143,7 @@ func (p *Plane) makeRevision(d Device, revision uint64) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		live, liveErr := p.Live(d)
-		if errors.Is(liveErr, ErrGone) || liveErr == nil && live.Revision != revision {
+		if errors.Is(liveErr, ErrGone) || errors.Is(liveErr, ErrForeign) || liveErr == nil && live.Revision != revision {
 			err = errors.Join(removeTree(dir), os.Mkdir(dir, 0o700))
 		}
 	}
@@ -268,7 +272,7 @@ func (s *Staged) close() error {
 }
 
 // build loads and pins a revision's dispatcher. The caller closes it, and removes dir on an error.
-func (p *Plane) build(dir string, b blueprint) (_ *ebpf.Program, err error) {
+func (p *Plane) build(ctx context.Context, dir string, b blueprint) (_ *ebpf.Program, err error) {
 	counters, err := newCounters()
 	if err != nil {
 		return nil, err
@@ -278,7 +282,7 @@ func (p *Plane) build(dir string, b blueprint) (_ *ebpf.Program, err error) {
 		return nil, err
 	}
 	b.counters = counters
-	l, err := p.linker.link(b)
+	l, err := p.link(ctx, b)
 	if err != nil {
 		return nil, err
 	}

@@ -82,9 +82,28 @@ func processed(log []string) (n int) {
 // LoadContext is Load that waits for its turn only until the context ends: of many programs only some are verified at a
 // time. A load that has begun ends before it returns, whatever becomes of the context.
 func (p *Plane) LoadContext(ctx context.Context, l Load) (origins []MapOrigin, err error) {
+	done, err := p.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return p.load(l)
+}
+
+// turn waits until it is the caller's turn to have something verified. The caller calls done.
+func (p *Plane) turn(ctx context.Context) (done func(), err error) {
 	if err := p.loads.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("wait for other programs to be verified: %w", context.Cause(ctx))
 	}
-	defer p.loads.Release(1)
-	return p.load(l)
+	return func() { p.loads.Release(1) }, nil
+}
+
+// link is the linker's, in its turn.
+func (p *Plane) link(ctx context.Context, b blueprint) (*loaded, error) {
+	done, err := p.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return p.linker.link(b)
 }

@@ -30,6 +30,7 @@ type fake struct {
 	openErr, reconcileErr, stopErr error
 	closeErr, verifyErr, probeErr  error
 	verify                         func(context.Context) // what takes time in a check; nil: nothing
+	stages                         int                   // how often Reconcile says that it is alive
 	reconciling                    chan struct{}         // not nil: Reconcile says here that it waits, for its context or
 	slow                           chan struct{}         // for this
 	block                          chan struct{}         // not nil: AddProgram waits for it
@@ -64,8 +65,11 @@ func (f *fake) did(t *testing.T, want ...string) {
 	}
 }
 
-func (f *fake) Reconcile(ctx context.Context) error {
+func (f *fake) Reconcile(ctx context.Context, alive func()) error {
 	f.step("reconcile")
+	for range f.stages {
+		alive()
+	}
 	if f.reconciling != nil {
 		close(f.reconciling)
 		select {

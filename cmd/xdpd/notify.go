@@ -19,6 +19,10 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
+// alive says that a start goes on: there may be as much of it again as TimeoutStartSec= of deploy/systemd/xdpd-daemon.service
+// allows, and the watchdog begins anew, which is there after a reload.
+const alive = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
+
 func reloading() string { return "RELOADING=1\nMONOTONIC_USEC=" + sd.SdNotifyMonotonicUsec() }
 
 // announce tells the service manager and the log that the daemon is ready.

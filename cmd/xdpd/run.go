@@ -26,7 +26,7 @@ const (
 // controller is what the daemon needs of control.Controller.
 type controller interface {
 	server.Controller
-	Reconcile(ctx context.Context) error
+	Reconcile(ctx context.Context, alive func()) error
 	Run(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Close() error

@@ -66,7 +66,7 @@ func serve(ctx context.Context, d daemon, cfg config, log *slog.Logger) (err err
 
 // operate adopts what runs and serves until ctx ends or something breaks.
 func operate(ctx context.Context, c controller, cfg config, sock *socket, orders *orders, log *slog.Logger) error {
-	if err := c.Reconcile(ctx); err != nil {
+	if err := c.Reconcile(ctx, func() { notify(log, alive) }); err != nil {
 		return fmt.Errorf("bring the kernel and the store together: %w", err)
 	}
 	if err := ctx.Err(); err != nil {

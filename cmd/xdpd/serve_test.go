@@ -96,6 +96,20 @@ func TestStartAndStop(t *testing.T) {
 	}
 }
 
+// TestLongStart tells the service manager that a start goes on.
+func TestLongStart(t *testing.T) {
+	m := newManager(t)
+	s := launch(t, &fake{stages: 2})
+	for range 2 {
+		if got := m.next(t); got != "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000" {
+			t.Errorf("the message is %q", got)
+		}
+	}
+	m.next(t) // READY=1
+	raise(t, syscall.SIGTERM)
+	s.ends(t, exitOK)
+}
+
 func TestStopLetsARequestFinish(t *testing.T) {
 	f := &fake{block: make(chan struct{}), added: make(chan struct{}, 1)}
 	s := launch(t, f)

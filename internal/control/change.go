@@ -34,6 +34,7 @@ type change struct {
 	undoes  *store.Pending                    // the change that it takes back
 	expired bool                              // undoes was not confirmed in time
 	ends    *store.Lease                      // the lease that ends with it
+	repairs bool                              // it only mends what somebody damaged
 	what    string                            // in a few words
 	options Options
 
@@ -50,6 +51,7 @@ type step struct {
 	iface    string
 	device   dispatcher.Device
 	gone     bool // nothing of it is or comes into the kernel, as where there is no such interface: only the intent changes
+	usurped  bool // it is gone in this sense because our link runs a foreign program, which stays
 	before   store.Chain
 	known    bool             // before was in the store
 	ran      bool             // a revision of it may have packets in it until the change is tidied
@@ -67,7 +69,7 @@ func (ch *change) changes() bool {
 }
 
 // insists tells whether a change waits for no interface: one that cannot have its chain now gets it later.
-func (ch *change) insists() bool { return ch.undoes != nil || ch.ends != nil }
+func (ch *change) insists() bool { return ch.undoes != nil || ch.ends != nil || ch.repairs }
 
 // version is the record of a program that a change puts.
 func (ch *change) version(name string) (store.Program, bool) {
@@ -106,10 +108,10 @@ func (c *Controller) apply(ctx context.Context, ch *change) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		err := c.stage(ch, s)
+		err := c.stage(ctx, ch, s)
 		if ch.insists() && !s.gone && errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) {
-			s.gone = true // the chain waits for its place; the others do not wait for it
-			err = c.stage(ch, s)
+			c.giveWay(s)
+			err = c.stage(ctx, ch, s)
 		}
 		if err != nil {
 			return about(err, s.iface)
@@ -167,22 +169,33 @@ func (c *Controller) plan(ch *change) error {
 		}
 		s.device, s.gone, err = c.locate(iface, s.before, s.known)
 		// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and one
-		// whose interface went meanwhile, or is another chain's, waits for it.
-		switch {
-		case errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) && (ch.insists() || ch.relink):
+		// whose interface went meanwhile waits for it.
+		if isMissing(err) && (ch.insists() || ch.relink) {
 			s.device, s.gone, err = c.deviceOf(s.before), !s.known, nil
-		case errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) && (ch.insists() || len(next.Members) == 0):
-			s.device, s.gone, err = c.deviceOf(s.before), true, nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := c.look(ch, s); err != nil {
+		err = c.look(ch, s)
+		if ch.insists() && errors.Is(err, &chain.Error{Reason: chain.InterfaceBusy}) {
+			c.giveWay(s)
+			err = nil
+		}
+		if err != nil {
 			return about(err, iface)
 		}
 		ch.steps = append(ch.steps, s)
 	}
 	return nil
+}
+
+// giveWay leaves an interface to a foreign program: the chain waits for its place, and others do not wait for it.
+func (c *Controller) giveWay(s *step) {
+	s.gone = true
+	if s.known && s.before.Ifindex != 0 {
+		_, err := c.plane.Live(c.deviceOf(s.before))
+		s.usurped = errors.Is(err, dispatcher.ErrForeign)
+	}
 }
 
 // look sees what runs on the device of a step's chain, and mends it as far as pins go.
@@ -278,7 +291,7 @@ func (c *Controller) commit(steps []*step) error {
 			continue
 		}
 		if err := s.staged.Commit(); err != nil {
-			err = about(c.explainBusy(err, s.iface, s.device.Ifindex), s.iface)
+			err = about(c.explainBusy(err, s.iface), s.iface)
 			for _, done := range slices.Backward(steps[:i]) {
 				if done.staged == nil {
 					continue

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,6 +18,7 @@ import (
 var (
 	errWaiting   = errors.New("there is no such interface")
 	errDisplaced = errors.New("a foreign program is on the interface")
+	errElsewhere = errors.New("the interface has another name now, which the chain cannot have")
 )
 
 // condition is how a chain is.
@@ -26,7 +28,12 @@ type condition struct {
 	live    dispatcher.Live
 	foreign Foreign // of a chain that is displaced
 	ifindex int     // of the interface of that name, 0: there is none
+
+	elsewhere bool // the chain runs, on an interface of another name
 }
+
+// failure is why a repair failed, and what was seen to be wrong then; empty: that is still to be looked at.
+type failure struct{ why, seen string }
 
 // condition finds out whether an interface runs its chain, and what is wrong if not. The interface is locked.
 func (c *Controller) condition(rec store.Chain) condition {
@@ -58,7 +65,7 @@ func (c *Controller) condition(rec store.Chain) condition {
 	case liveErr != nil:
 		cond.text = liveErr.Error()
 	case !there || nic.XDP.ID != live.KernelID:
-		cond.text = c.parted(rec.Interface, live).Error()
+		cond.text, cond.elsewhere = c.parted(rec.Interface, live).Error(), true
 	case live.Revision != rec.Revision:
 		cond.text = fmt.Sprintf("runs revision %d, not %d", live.Revision, rec.Revision)
 	default:
@@ -115,8 +122,9 @@ func (c *Controller) examined(rec store.Chain) condition {
 	} else if old := c.running[iface]; old.revision != now.revision || old.kernelID != now.kernelID {
 		c.running[iface] = now
 	}
-	if why := c.failures[iface]; cond.state == Broken && why != "" {
-		cond.text = why // it says more
+	if f, failed := c.failures[iface]; failed && cond.state == Broken && !cond.elsewhere && cmp.Or(f.seen, cond.text) == cond.text {
+		c.failures[iface] = failure{f.why, cond.text}
+		cond.text = f.why // it says more
 	} else {
 		delete(c.failures, iface)
 	}
@@ -155,7 +163,7 @@ func (c *Controller) healthy(iface string, revision uint64) (r runs, ok bool) {
 
 // parted says where the interface of a chain is now.
 func (c *Controller) parted(iface string, live dispatcher.Live) error {
-	now, found := whereabouts(live.KernelID)
+	now, found := whereabouts(map[uint32]bool{live.KernelID: true})[live.KernelID]
 	if !found {
 		return chain.Errorf(chain.InterfaceNotFound, chain.Facts{"interface": iface},
 			"the interface of the chain %q is in a network namespace that xdpd does not see, and still runs the chain: move it back, or remove the programs", iface)
@@ -164,8 +172,9 @@ func (c *Controller) parted(iface string, live dispatcher.Live) error {
 		"the interface of the chain %q is %s now, and runs the chain, which gets that name in a moment unless there is one of that name: ask for that", iface, now)
 }
 
-// whereabouts looks in all namespaces that have a name for the interface that a program is on.
-func whereabouts(kernelID uint32) (ref string, found bool) {
+// whereabouts looks in all namespaces that have a name for the interfaces that programs are on.
+func whereabouts(wanted map[uint32]bool) (refs map[uint32]string) {
+	refs = map[uint32]string{}
 	namespaces, _ := netif.Namespaces() // none: only the own one
 	for _, netns := range append([]string{""}, namespaces...) {
 		nics, err := netif.List(netns)
@@ -173,10 +182,10 @@ func whereabouts(kernelID uint32) (ref string, found bool) {
 			continue
 		}
 		for _, nic := range nics {
-			if nic.XDP.ID == kernelID && kernelID != 0 {
-				return reference(netns, nic.Name), true
+			if _, found := refs[nic.XDP.ID]; wanted[nic.XDP.ID] && !found {
+				refs[nic.XDP.ID] = reference(netns, nic.Name)
 			}
 		}
 	}
-	return "", false
+	return refs
 }

@@ -62,11 +62,12 @@ type Controller struct {
 	mu       sync.Mutex                    // protects those below
 	objects  map[uint64]*dispatcher.Object // parsed and configured, by program id
 	problems map[string]string             // what is wrong, by interface
-	failures map[string]string             // why repairs failed last, by interface
+	failures map[string]failure            // why repairs failed last, by interface
 	running  map[string]runs               // what interfaces were seen to run, as they should
 	learned  map[uint64]bool               // programs whose pins are known, by id
 	foreign  map[string]uint32             // foreign programs in the places of chains, by interface
 	retries  map[uint64]retry              // pending changes that could not be undone in time
+	undoes   map[uint64]bool               // those that are just being undone
 }
 
 // keptEvents is how many events a watcher may be behind.
@@ -97,8 +98,8 @@ func Open(cfg Config, log *slog.Logger) (_ *Controller, err error) {
 		store: st, plane: plane, netns: netns, history: cfg.History, log: log,
 		events: feed.New[Event](keptEvents), alarm: alarm,
 		nudge: make(chan struct{}, 1), tenures: newTenures(cfg.LeaseRenewal),
-		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{}, retries: map[uint64]retry{},
-		failures: map[string]string{}, running: map[string]runs{}, learned: map[uint64]bool{}, foreign: map[string]uint32{},
+		objects: map[uint64]*dispatcher.Object{}, problems: map[string]string{}, retries: map[uint64]retry{}, undoes: map[uint64]bool{},
+		failures: map[string]failure{}, running: map[string]runs{}, learned: map[uint64]bool{}, foreign: map[string]uint32{},
 	}, nil
 }
 

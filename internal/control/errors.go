@@ -12,8 +12,13 @@ import (
 	"github.com/xdpd/xdpd/internal/netif"
 )
 
-// explainBusy says who holds an interface, which has that index.
-func (c *Controller) explainBusy(err error, iface string, ifindex int) error {
+// isMissing tells whether an error says that there is no such interface, or no such namespace.
+func isMissing(err error) bool {
+	return errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) || errors.Is(err, &chain.Error{Reason: chain.NetnsNotFound})
+}
+
+// explainBusy says who holds an interface.
+func (c *Controller) explainBusy(err error, iface string) error {
 	if errors.Is(err, dispatcher.ErrGone) {
 		return chain.Errorf(chain.Kernel, chain.Facts{"error": err.Error()},
 			"%w: the interface went, or somebody detached its link, in the middle of the change (try again)", err)
@@ -25,12 +30,12 @@ func (c *Controller) explainBusy(err error, iface string, ifindex int) error {
 	if !errors.Is(err, dispatcher.ErrBusy) && !errors.Is(err, dispatcher.ErrForeign) {
 		return err
 	}
-	netns, _, _ := chain.ParseInterface(iface) // of a chain: it is one
-	state, attached, xerr := netif.XDP(netns, ifindex)
+	nic, xerr := netif.ByName(iface)
 	if xerr != nil {
 		return chain.Errorf(chain.InterfaceBusy, nil, "%w (who it is cannot be found out: %v)", err, xerr)
 	}
-	if !attached {
+	state := nic.XDP
+	if state.ID == 0 {
 		return chain.Errorf(chain.InterfaceBusy, nil, "%w (it has gone meanwhile: try again)", err)
 	}
 	name, nerr := dispatcher.ProgramName(state.ID)

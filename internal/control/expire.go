@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/xdpd/xdpd/chain"
@@ -24,8 +25,10 @@ type retry struct{ at, wait time.Duration }
 
 // undoLate undoes changes that are not confirmed in time, until the context ends.
 func (c *Controller) undoLate(ctx context.Context) error {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
 	for {
-		if err := c.expire(ctx); err != nil {
+		if err := c.expire(ctx, &tasks); err != nil {
 			return err
 		}
 		c.setProblem(undoing, "")
@@ -38,8 +41,9 @@ func (c *Controller) undoLate(ctx context.Context) error {
 	}
 }
 
-// expire undoes what is due, and sets the alarm to what is next. What cannot be undone is tried again.
-func (c *Controller) expire(ctx context.Context) error {
+// expire begins to undo what is due, each by a task, as one may have to wait for an interface that is busy; and sets the alarm
+// to what is next. What cannot be undone is tried again.
+func (c *Controller) expire(ctx context.Context, tasks *sync.WaitGroup) error {
 	pending, err := c.store.Pending()
 	if err != nil {
 		return storeError(err)
@@ -49,22 +53,44 @@ func (c *Controller) expire(ctx context.Context) error {
 		return err
 	}
 	for _, p := range pending {
-		if c.due(p) > now {
+		if c.due(p) > now || !c.beginUndo(p.ID) {
 			continue
 		}
-		_, err := c.undo(ctx, p.ID, true, self())
-		if err == nil || errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) || errors.Is(err, &chain.Error{Reason: chain.Stopping}) || ctx.Err() != nil {
-			continue
-		}
-		c.setProblem(changeSubject(p.ID), "cannot be undone, will be tried again: "+err.Error())
-		c.log.Error("a change that was not confirmed cannot be undone", "change", p.ID, "what", p.What, "error", err)
-		c.postpone(p.ID, now)
-		if _, err := c.findPending(p.ID); errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) {
-			c.forgetRetries(p.ID) // somebody cancelled it meanwhile
-		}
+		tasks.Go(func() {
+			c.undoOne(ctx, p, now)
+			c.mu.Lock()
+			delete(c.undoes, p.ID)
+			c.mu.Unlock()
+			c.rearm()
+		})
 	}
 	c.rearm()
 	return nil
+}
+
+// beginUndo notes that a change is being undone, unless it is already.
+func (c *Controller) beginUndo(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.undoes[id] {
+		return false
+	}
+	c.undoes[id] = true
+	return true
+}
+
+// undoOne undoes a change whose time is up.
+func (c *Controller) undoOne(ctx context.Context, p store.Pending, now time.Duration) {
+	_, err := c.undo(ctx, p.ID, true, self())
+	if err == nil || errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) || errors.Is(err, &chain.Error{Reason: chain.Stopping}) || ctx.Err() != nil {
+		return
+	}
+	c.setProblem(changeSubject(p.ID), "cannot be undone, will be tried again: "+err.Error())
+	c.log.Error("a change that was not confirmed cannot be undone", "change", p.ID, "what", p.What, "error", err)
+	c.postpone(p.ID, now)
+	if _, err := c.findPending(p.ID); errors.Is(err, &chain.Error{Reason: chain.ChangeNotFound}) {
+		c.forgetRetries(p.ID) // somebody cancelled it meanwhile
+	}
 }
 
 // due is when to undo a change: at its deadline, or when an attempt is to be repeated.
@@ -111,6 +137,12 @@ func (c *Controller) rearm() {
 	}
 	var first time.Duration
 	for _, p := range pending {
+		c.mu.Lock()
+		busy := c.undoes[p.ID]
+		c.mu.Unlock()
+		if busy {
+			continue // the end of that sets it again
+		}
 		if at := c.due(p); first == 0 || at < first {
 			first = at
 		}

@@ -4,11 +4,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/xdpd/xdpd/dispatcher"
 	"github.com/xdpd/xdpd/internal/netif"
 	"github.com/xdpd/xdpd/store"
 )
@@ -21,6 +23,8 @@ const searchEvery = 10 * time.Second
 func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 	var byProgram map[uint32]string
 	moves := map[string]string{}
+	lost := map[string]uint32{}
+	t.gone = map[string]bool{}
 	for iface, rec := range t.chains {
 		nic, there := now[iface]
 		seen, well := t.healthy(iface, rec.Revision)
@@ -28,6 +32,7 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 			continue
 		}
 		live, err := t.plane.Live(t.deviceOf(rec))
+		t.gone[iface] = errors.Is(err, dispatcher.ErrGone)
 		if err != nil || there && nic.XDP.ID == live.KernelID {
 			continue
 		}
@@ -37,17 +42,32 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 				byProgram[nic.XDP.ID] = ref
 			}
 		}
-		to, found := byProgram[live.KernelID]
-		if !found && time.Since(t.searched) > searchEvery {
-			if to, found = whereabouts(live.KernelID); !found {
-				t.searched = time.Now()
-			}
+		if to, found := byProgram[live.KernelID]; found {
+			moves[iface] = to
+		} else {
+			lost[iface] = live.KernelID
 		}
-		if found {
+	}
+	t.search(lost, moves)
+	return moves
+}
+
+// search looks for interfaces in all namespaces, by the programs that they run, and adds to moves where they are.
+func (t *tender) search(lost map[string]uint32, moves map[string]string) {
+	if len(lost) == 0 || time.Since(t.searched) < searchEvery {
+		return
+	}
+	t.searched = time.Now()
+	wanted := map[uint32]bool{}
+	for _, id := range lost {
+		wanted[id] = true
+	}
+	found := whereabouts(wanted)
+	for iface, id := range lost {
+		if to := found[id]; to != "" {
 			moves[iface] = to
 		}
 	}
-	return moves
 }
 
 // followAll follows what was moved while nobody looked.

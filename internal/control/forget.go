@@ -133,7 +133,7 @@ func (i *intent) keepPersistent() error {
 	}
 	i.change.DeletePrograms = append(i.change.DeletePrograms, gone...)
 	for _, rec := range i.chains {
-		rec.Revisions, rec.Netns, rec.Ifindex, rec.Former = nil, 0, 0, ""
+		rec.Revisions, rec.Netns, rec.Ifindex, rec.Use, rec.Former = nil, 0, 0, 0, ""
 		// No revision has this number: should the stop be cut short, the next start does not take what still
 		// runs, with all members, for what is meant.
 		rec.Revision++

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/store"
@@ -31,16 +34,17 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 	if !known {
 		return false, nil
 	}
+	restored := c.restore(rec)
 	cond := c.examined(rec)
 	switch {
 	case cond.state == Running:
-		return false, c.learn(rec)
+		return restored, c.learn(rec)
 	case cond.state == Waiting:
 		return false, errors.Join(errWaiting, c.letGo(rec))
 	case cond.state == Displaced:
 		return false, errDisplaced
-	case cond.ifindex == 0:
-		return false, errors.New(cond.text) // it is elsewhere
+	case cond.elsewhere:
+		return c.mendElsewhere(ctx, rec)
 	}
 	c.log.Warn("a chain does not run as it should", "interface", iface, "problem", cond.text)
 	if err := c.adoptLocked(ctx, rec); err != nil {
@@ -62,17 +66,29 @@ func (c *Controller) heal(ctx context.Context, iface string) (mended bool, err e
 
 // restore makes the pins again that it takes to know what an interface runs, where the kernel still has what they were of: a
 // takeover was cut short, or somebody removed them. The interface is locked.
-func (c *Controller) restore(rec store.Chain) {
+func (c *Controller) restore(rec store.Chain) bool {
 	if rec.Ifindex == 0 {
-		return
+		return false
 	}
 	if _, err := c.plane.Live(c.deviceOf(rec)); err == nil {
-		return
+		return false
 	}
-	if restored, err := c.plane.Restore(c.deviceOf(rec)); len(restored) > 0 { // what is lost is linked anew
-		c.setProblem(rec.Interface, "somebody removed pins: "+some(restored))
-		c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored, "not", err)
+	restored, err := c.plane.Restore(c.deviceOf(rec)) // what is lost is linked anew
+	if len(restored) == 0 {
+		return false
 	}
+	c.setProblem(rec.Interface, "somebody removed pins: "+some(restored))
+	c.log.Warn("pins were gone, and are made again", "interface", rec.Interface, "pins", restored, "not", err)
+	return true
+}
+
+// mendElsewhere repairs a chain that runs on an interface of another name, which it cannot follow now.
+func (c *Controller) mendElsewhere(ctx context.Context, rec store.Chain) (mended bool, err error) {
+	missing, err := c.plane.Damage(c.deviceOf(rec))
+	if err == nil && (len(missing) > 0 || c.astray(rec)) {
+		mended, err = true, c.mend(ctx, rec)
+	}
+	return mended, errors.Join(errElsewhere, err)
 }
 
 // learn remembers the pins of a chain that runs as it should. The interface is locked.
@@ -92,7 +108,7 @@ func (c *Controller) learn(rec store.Chain) error {
 // failed notes why an interface does not run its chain.
 func (c *Controller) failed(iface string, err error) {
 	c.mu.Lock()
-	c.failures[iface] = err.Error()
+	c.failures[iface] = failure{why: err.Error()}
 	c.mu.Unlock()
 	c.setProblem(iface, err.Error())
 }
@@ -115,22 +131,10 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	}
 	c.setProblem(subject, "somebody removed its pins: "+err.Error())
 	c.log.Warn("a program's pins are gone: it is loaded anew", "program", name, "error", err)
-	_, err = c.mutate(ctx, Options{Caller: self(), Comment: "somebody removed its pins"}, func() (goal, error) {
-		g := newGoal("load " + name + " anew")
-		g.repairs = true
-		now, known, err := c.store.Program(name)
-		if err != nil || !known || now.ID != p.ID {
-			return g, err
-		}
-		o, err := c.parse(now)
-		if err != nil {
-			return g, err
-		}
-		now.ID = 0
-		g.programs[name] = wanted{record: now, object: o, lenient: true}
-		g.chains, err = c.chainsWith(name)
-		return g, err
-	})
+	lost, err := c.lostWith(ctx, p)
+	if err == nil {
+		err = c.loadAnew(ctx, lost)
+	}
 	if err != nil {
 		if !errors.Is(err, &chain.Error{Reason: chain.Stopping}) && ctx.Err() == nil {
 			c.setProblem(subject, "its pins are gone, and it cannot be loaded anew: "+err.Error())
@@ -140,6 +144,71 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	}
 	c.setProblem(subject, "")
 	return true, nil
+}
+
+// lostWith are a program that is lost and the others that are too, in the chains that they have in common: none of them can be
+// swapped in without the others.
+func (c *Controller) lostWith(ctx context.Context, p store.Program) ([]store.Program, error) {
+	lost := []store.Program{p}
+	looked := map[string]bool{p.Name: true}
+	for i := 0; i < len(lost); i++ {
+		chains, err := c.chainsWith(lost[i].Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, iface := range slices.Sorted(maps.Keys(chains)) {
+			for _, m := range chains[iface].Enabled() {
+				if looked[m.Program] {
+					continue
+				}
+				looked[m.Program] = true
+				if _, err := c.restoreProgram(ctx, m.Program); err == nil {
+					continue
+				}
+				other, err := c.program(m.Program)
+				if err != nil {
+					return nil, err
+				}
+				lost = append(lost, other)
+			}
+		}
+	}
+	return lost, nil
+}
+
+// loadAnew loads programs whose pins are lost, and swaps them in, in all their places. Those that were changed meanwhile are
+// left out.
+func (c *Controller) loadAnew(ctx context.Context, lost []store.Program) error {
+	var names []string
+	for _, p := range lost {
+		names = append(names, p.Name)
+	}
+	_, err := c.mutate(ctx, Options{Caller: self(), Comment: "somebody removed pins"}, func() (goal, error) {
+		g := newGoal("load " + strings.Join(names, ", ") + " anew")
+		g.repairs = true
+		for _, p := range lost {
+			now, known, err := c.store.Program(p.Name)
+			if err != nil {
+				return g, storeError(err)
+			}
+			if !known || now.ID != p.ID {
+				continue
+			}
+			o, err := c.parse(now)
+			if err != nil {
+				return g, err
+			}
+			now.ID = 0
+			g.programs[p.Name] = wanted{record: now, object: o, lenient: true}
+			chains, err := c.chainsWith(p.Name)
+			if err != nil {
+				return g, err
+			}
+			maps.Copy(g.chains, chains)
+		}
+		return g, nil
+	})
+	return err
 }
 
 // restoreProgram pins a program again, as far as the kernel has it.

@@ -34,7 +34,7 @@ func (c *Controller) endLeases(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now, next := c.tenures.due(ctx)
 		for id, attempt := range now {
-			tasks.Go(func() { _ = c.tryToEnd(attempt, id) }) // it notes what goes wrong
+			tasks.Go(func() { _ = c.tryToEnd(id, attempt) }) // it notes what goes wrong
 		}
 		timer.Stop()
 		if next >= 0 {
@@ -56,7 +56,7 @@ func (c *Controller) EndLease(ctx context.Context, h *Held) error {
 	if attempt == nil {
 		return h.gone()
 	}
-	err := c.tryToEnd(attempt, h.Lease.ID)
+	err := c.tryToEnd(h.Lease.ID, attempt)
 	if err == nil || errors.Is(err, &chain.Error{Reason: chain.LeaseNotFound}) {
 		return nil
 	}
@@ -64,23 +64,23 @@ func (c *Controller) EndLease(ctx context.Context, h *Held) error {
 }
 
 // tryToEnd makes one attempt to end a lease.
-func (c *Controller) tryToEnd(ctx context.Context, id uint64) error {
+func (c *Controller) tryToEnd(id uint64, a *attempt) error {
 	var lease LeaseView
 	var why string
 	settled := false
 	defer func() {
 		if !settled { // a panic on its way to the server
-			c.tenures.ended(id, false, true)
+			c.tenures.ended(id, a, false, true)
 		}
 	}()
-	_, err := c.mutate(ctx, Options{Caller: self()}, func() (g goal, err error) {
+	_, err := c.mutate(a.ctx, Options{Caller: self()}, func() (g goal, err error) {
 		g, lease, why, err = c.withoutLease(id)
 		return g, err
 	})
 	gone := err == nil || errors.Is(err, &chain.Error{Reason: chain.LeaseNotFound})
-	failed := !gone && ctx.Err() == nil && !errors.Is(err, errHeldAgain) && !errors.Is(err, &chain.Error{Reason: chain.Stopping})
+	failed := !gone && a.ctx.Err() == nil && !errors.Is(err, errHeldAgain) && !errors.Is(err, &chain.Error{Reason: chain.Stopping})
 	settled = true
-	if c.tenures.ended(id, gone, failed) {
+	if c.tenures.ended(id, a, gone, failed) {
 		c.setProblem(leaseSubject(id), "has ended, and its programs cannot be removed, which will be tried again: "+err.Error())
 		c.log.Error("the programs of a lease that ended cannot be removed", "lease", id, "error", err)
 	}

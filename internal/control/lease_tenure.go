@@ -33,13 +33,24 @@ type tenures struct {
 type tenure struct {
 	holder  chan error // of who holds it; nil: nobody
 	grace   time.Duration
-	until   time.Time          // where nobody holds it: when it ends
-	why     string             // it ends then
-	over    bool               // it was released: nobody can hold it again
-	takers  int                // that are about to hold it: it is not ended meanwhile
-	ending  context.CancelFunc // makes an attempt to end it give up; nil: there is none
-	retryAt time.Time          // the next attempt after one that failed
-	wait    time.Duration      // before it; 0: none failed
+	until   time.Time     // where nobody holds it: when it ends
+	why     string        // it ends then
+	over    bool          // it was released: nobody can hold it again
+	takers  int           // that are about to hold it: it is not ended meanwhile
+	ending  *attempt      // to end it; nil: there is none
+	retryAt time.Time     // the next attempt after one that failed
+	wait    time.Duration // before it; 0: none failed
+}
+
+// attempt is one to end a lease.
+type attempt struct {
+	ctx    context.Context //nolint:containedctx // each attempt has one of its own, which makes it give up
+	cancel context.CancelFunc
+}
+
+func newAttempt(ctx context.Context) *attempt {
+	ctx, cancel := context.WithCancel(ctx)
+	return &attempt{ctx, cancel}
 }
 
 func newTenures(renewal time.Duration) *tenures {
@@ -73,7 +84,7 @@ func (t *tenures) claim(l store.Lease) (unclaim func()) {
 	n := t.get(l)
 	n.takers++
 	if n.ending != nil && !n.over {
-		n.ending()
+		n.ending.cancel()
 	}
 	return func() {
 		t.mu.Lock()
@@ -109,8 +120,9 @@ func (t *tenures) letGo(h *Held) (grace time.Duration, had bool) {
 	return n.grace, true
 }
 
-// endNow notes that its client ends a lease, and returns the context of the attempt to do so; nil: it had lost the lease.
-func (t *tenures) endNow(ctx context.Context, h *Held) context.Context {
+// endNow notes that its client ends a lease, and returns the attempt to do so; nil: it had lost the lease. One that gives up
+// already has no say any more.
+func (t *tenures) endNow(ctx context.Context, h *Held) *attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.of[h.Lease.ID]
@@ -118,16 +130,16 @@ func (t *tenures) endNow(ctx context.Context, h *Held) context.Context {
 		return nil
 	}
 	n.holder, n.until, n.why, n.over = nil, time.Now(), clientEndsIt, true
-	ctx, n.ending = context.WithCancel(ctx)
-	return ctx
+	n.ending = newAttempt(ctx)
+	return n.ending
 }
 
-// due are the leases whose time is up, each with the context of an attempt to end it, and how long it takes until others
-// are; negative: there are no others.
-func (t *tenures) due(ctx context.Context) (now map[uint64]context.Context, next time.Duration) {
+// due are the leases whose time is up, each with an attempt to end it, and how long it takes until others are; negative:
+// there are no others.
+func (t *tenures) due(ctx context.Context) (now map[uint64]*attempt, next time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now, next = map[uint64]context.Context{}, -1
+	now, next = map[uint64]*attempt{}, -1
 	for id, n := range t.of {
 		if n.holder != nil || n.takers > 0 || n.ending != nil {
 			continue
@@ -139,7 +151,8 @@ func (t *tenures) due(ctx context.Context) (now map[uint64]context.Context, next
 		left := time.Until(at)
 		switch {
 		case left <= 0:
-			now[id], n.ending = context.WithCancel(ctx)
+			n.ending = newAttempt(ctx)
+			now[id] = n.ending
 		case next < 0 || left < next:
 			next = left
 		}
@@ -148,16 +161,22 @@ func (t *tenures) due(ctx context.Context) (now map[uint64]context.Context, next
 }
 
 // ended takes in what came of an attempt to end a lease. again: it failed, and is to be repeated after some time.
-func (t *tenures) ended(id uint64, gone, failed bool) (again bool) {
+func (t *tenures) ended(id uint64, a *attempt, gone, failed bool) (again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	a.cancel()
 	n := t.of[id]
-	n.ending()
-	n.ending = nil
+	if n == nil {
+		return false // another attempt ended it
+	}
+	current := n.ending == a
+	if current {
+		n.ending = nil
+	}
 	switch {
 	case gone:
 		delete(t.of, id)
-	case n.holder == nil && n.takers == 0 && failed:
+	case current && n.holder == nil && n.takers == 0 && failed:
 		n.wait = min(max(2*n.wait, firstRetry), lastRetry)
 		n.retryAt = time.Now().Add(n.wait)
 		again = true

@@ -105,10 +105,10 @@ func TestTenureClaim(t *testing.T) {
 			t.Error("it is ended twice at the same time")
 		}
 		unclaim := n.claim(l)
-		if attempt.Err() == nil {
+		if attempt.ctx.Err() == nil {
 			t.Error("the attempt goes on")
 		}
-		if n.ended(1, false, true) {
+		if n.ended(1, attempt, false, true) {
 			t.Error("an attempt that gave up counts as failed")
 		}
 		if ids, next := dueNow(t, n); len(ids) > 0 || next >= 0 {
@@ -119,8 +119,42 @@ func TestTenureClaim(t *testing.T) {
 			t.Errorf("a lease that was not taken in the end: %v", ids)
 		}
 		// One whose end is decided is not there any more.
-		if n.ended(1, true, false); len(n.of) > 0 {
+		if n.ended(1, n.of[1].ending, true, false); len(n.of) > 0 {
 			t.Error("the tenure of a lease that ended is kept")
+		}
+	})
+}
+
+// TestTenureAttempts has a client release a lease while an earlier attempt to end it has not given up yet: what comes of that
+// one has no say, whichever of them is the first.
+func TestTenureAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, goneFirst := range []bool{false, true} {
+			n := newTenures(0)
+			l := store.Lease{ID: 1}
+			n.letGo(held(n, l))
+			now, _ := n.due(t.Context())
+			early := now[1]
+			unclaim := n.claim(l)
+			h := held(n, l)
+			unclaim()
+			late := n.endNow(t.Context(), h)
+			if late == nil {
+				t.Fatal("the client cannot release its lease")
+			}
+			if goneFirst {
+				n.ended(1, late, true, false)
+			}
+			if n.ended(1, early, false, false) || late.ctx.Err() != nil != goneFirst {
+				t.Error("an attempt that gave up ends another one")
+			}
+			if ids, _ := dueNow(t, n); len(ids) > 0 {
+				t.Errorf("it is ended twice at the same time: %v", ids)
+			}
+			n.ended(1, late, true, false)
+			if len(n.of) > 0 {
+				t.Error("the tenure is kept")
+			}
 		}
 	})
 }
@@ -135,11 +169,11 @@ func TestTenureRetries(t *testing.T) {
 			t.Fatal("the client cannot end its lease")
 		}
 		n.claim(l)() // nobody can have it any more
-		if attempt.Err() != nil {
+		if attempt.ctx.Err() != nil {
 			t.Error("the attempt is told to give up")
 		}
 		for _, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-			if !n.ended(1, false, true) {
+			if !n.ended(1, n.of[1].ending, false, true) {
 				t.Fatal("it is not tried again")
 			}
 			ids, next := dueNow(t, n)
@@ -154,17 +188,17 @@ func TestTenureRetries(t *testing.T) {
 				t.Error("it is not tried again in time")
 			}
 		}
-		n.ended(1, false, true)
+		n.ended(1, n.of[1].ending, false, true)
 		n.retry()
 		if ids, _ := dueNow(t, n); len(ids) != 1 {
 			t.Error("it is not tried at once when what was in the way may be gone")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if n.ended(1, false, false) {
+		if n.ended(1, n.of[1].ending, false, false) {
 			t.Error("an attempt that was cut off counts as failed")
 		}
-		if now, _ := n.due(ctx); now[1] == nil || now[1].Err() == nil {
+		if now, _ := n.due(ctx); now[1] == nil || now[1].ctx.Err() == nil {
 			t.Error("an attempt does not end with the context")
 		}
 	})

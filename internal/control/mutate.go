@@ -226,7 +226,7 @@ func (c *Controller) expect(revisions map[string]uint64) error {
 func (c *Controller) prepare(g goal, o Options) (*change, error) {
 	ch := &change{
 		next: g.chains, held: g.held, objects: map[string][]byte{}, kept: map[string][]byte{}, origins: map[string][]dispatcher.MapOrigin{},
-		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired, ends: g.ends, takeover: g.takeover,
+		what: clip(g.what), options: o, undoes: g.undoes, expired: g.expired, ends: g.ends, repairs: g.repairs, takeover: g.takeover,
 	}
 	var err error
 	if ch.remove, err = c.orphans(g); err != nil {

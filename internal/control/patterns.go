@@ -183,7 +183,7 @@ func patternOf(p store.Program, iface string) *store.Pattern {
 func (t *tender) tendPatterns(ctx context.Context, now map[string]netif.Interface) {
 	lacking := map[string]bool{}
 	if slices.ContainsFunc(t.programs, func(p store.Program) bool { return len(p.Patterns) > 0 }) {
-		for iface := range now {
+		for iface, nic := range now {
 			members := t.chains[iface].Chain
 			var ready []string // programs that nobody is just changing
 			for _, p := range wants(t.programs, iface) {
@@ -196,14 +196,14 @@ func (t *tender) tendPatterns(ctx context.Context, now map[string]netif.Interfac
 				}
 			}
 			if len(ready) > 0 && t.interfaces.free(iface) {
-				t.start(ctx, patternSubject(iface), func() (bool, error) { return t.placeByPattern(ctx, iface, ready) })
+				t.start(ctx, patternSubject(iface), sight{xdp: nic.XDP.ID}, func() (bool, error) { return t.placeByPattern(ctx, iface, ready) })
 			}
 		}
 	}
 	t.forget(patternSubject(""), lacking)
 	for iface, rec := range t.chains {
 		if _, there := now[iface]; !there && !t.unseen[netnsOf(iface)] && rec.Ifindex == 0 && derived(t.programs, rec) {
-			t.start(ctx, patternSubject(iface), func() (bool, error) { return false, t.dropDerived(ctx, iface) })
+			t.start(ctx, patternSubject(iface), sight{}, func() (bool, error) { return false, t.dropDerived(ctx, iface) })
 		}
 	}
 }

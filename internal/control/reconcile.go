@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/dispatcher"
@@ -16,8 +17,9 @@ import (
 
 // Reconcile makes the kernel as the store says: it adopts what runs, finishes changes whose intent was saved,
 // undoes those whose was not, and loads what is missing. Called once, before any change. What it cannot mend
-// on one interface is logged and shown in the status, and keeps nothing else from being mended.
-func (c *Controller) Reconcile(ctx context.Context) error {
+// on one interface is logged and shown in the status, and keeps nothing else from being mended. It calls alive after each
+// program and each chain: hosts with thousands of them take their time.
+func (c *Controller) Reconcile(ctx context.Context, alive func()) error {
 	if err := c.afterBoot(); err != nil {
 		return err
 	}
@@ -36,9 +38,11 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 			c.setProblem("program "+p.Name, err.Error())
 			c.log.Error("program is not loaded", "program", p.Name, "error", err)
 		}
+		alive()
 	}
-	if err := c.newTender().followAll(); err != nil {
-		return err
+	if err := c.newTender().followAll(); err != nil { // as where the store takes nothing: what can be repaired is all the same
+		c.setProblem(following, err.Error())
+		c.log.Error(following, "error", err)
 	}
 	chains, err := c.chains()
 	if err != nil {
@@ -49,6 +53,7 @@ func (c *Controller) Reconcile(ctx context.Context) error {
 			c.failed(rec.Interface, err)
 			c.log.Error("chain does not run", "interface", rec.Interface, "error", err)
 		}
+		alive()
 	}
 	return c.finishStart(ctx, programs)
 }
@@ -65,7 +70,9 @@ func (c *Controller) finishStart(ctx context.Context, programs []store.Program) 
 	if err := c.sweep(programs); err != nil {
 		return err
 	}
-	return c.expire(ctx)
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	return c.expire(ctx, &tasks)
 }
 
 // sharersLast puts programs that share maps behind those whose maps they share, as far as there are such.
@@ -286,7 +293,7 @@ func (c *Controller) repair(rec store.Chain) error {
 	case errors.Is(err, dispatcher.ErrGone):
 		return c.prune(rec)
 	case err != nil:
-		return c.explainBusy(err, rec.Interface, rec.Ifindex)
+		return c.explainBusy(err, rec.Interface)
 	case live.Revision == rec.Revision:
 		return c.prune(rec)
 	}
@@ -306,16 +313,19 @@ func (c *Controller) repair(rec store.Chain) error {
 // the name, that is meant; where another one has the name, it refuses: xdpd does not guess which of two was meant.
 func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispatcher.Device, gone bool, err error) {
 	nic, err := netif.ByName(iface)
-	missing := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound}) || errors.Is(err, &chain.Error{Reason: chain.NetnsNotFound})
+	missing := isMissing(err)
 	if err != nil && (!missing || !known) {
 		return d, false, err
 	}
-	if known && rec.Ifindex != 0 && (missing || device(nic) != c.deviceOf(rec) || nic.XDP.ID == 0) {
+	if known && rec.Ifindex != 0 {
 		live, err := c.plane.Live(c.deviceOf(rec))
+		foreign := errors.Is(err, dispatcher.ErrForeign)
 		switch {
 		case errors.Is(err, dispatcher.ErrGone):
-		case missing, err == nil && nic.XDP.ID == live.KernelID:
+		case missing, (err == nil || foreign) && nic.XDP.ID == live.KernelID:
 			return c.deviceOf(rec), false, nil
+		case err != nil && !foreign:
+			return d, false, err
 		default:
 			return d, false, c.parted(iface, live)
 		}
@@ -323,16 +333,24 @@ func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispat
 	if missing {
 		return c.deviceOf(rec), true, nil
 	}
-	d, err = c.unused(device(nic), iface)
+	d, err = c.unused(nic, iface)
 	return d, false, err
 }
 
-// unused is the device with the first use that no other chain's pins are kept under: their interfaces had the index before.
-func (c *Controller) unused(d dispatcher.Device, iface string) (dispatcher.Device, error) {
-	for ; ; d.Use++ {
+// unused is the device of an interface with the first use that no other chain's pins are kept under, and no link that is on
+// another interface: these had the index before.
+func (c *Controller) unused(nic netif.Interface, iface string) (dispatcher.Device, error) {
+	for d := device(nic); ; d.Use++ {
 		others, err := c.onDevice(d)
-		if err != nil || !slices.ContainsFunc(others, func(other string) bool { return other != iface }) {
+		if err != nil {
 			return d, err
+		}
+		if slices.ContainsFunc(others, func(other string) bool { return other != iface }) {
+			continue
+		}
+		live, err := c.plane.Live(d)
+		if elsewhere := (err == nil || errors.Is(err, dispatcher.ErrForeign)) && live.KernelID != nic.XDP.ID; !elsewhere {
+			return d, nil
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 
 	"github.com/xdpd/xdpd/chain"
@@ -12,7 +13,7 @@ import (
 )
 
 // stage makes the next revision of one interface and the record of it.
-func (c *Controller) stage(ch *change, s *step) error {
+func (c *Controller) stage(ctx context.Context, ch *change, s *step) error {
 	last, err := c.store.LastRevision(s.iface)
 	if err != nil {
 		return storeError(err)
@@ -27,7 +28,9 @@ func (c *Controller) stage(ch *change, s *step) error {
 		return err
 	}
 	c.putOn(&s.after, s.device)
+	nic, err := netif.ByName(s.iface)
 	plan := dispatcher.Plan{
+		Moved:    err != nil || device(nic) != bare(s.device),
 		Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode, Dry: ch.options.DryRun, In: inside(s.iface),
 	}
 	if ch.takeover {
@@ -48,8 +51,8 @@ func (c *Controller) stage(ch *change, s *step) error {
 	if err := c.wholePrograms(plan.Slots); err != nil {
 		return err
 	}
-	if s.staged, err = c.plane.Stage(s.device, plan); err != nil {
-		return c.explainBusy(err, s.iface, s.device.Ifindex)
+	if s.staged, err = c.plane.Stage(ctx, s.device, plan); err != nil {
+		return c.explainBusy(err, s.iface)
 	}
 	if s.staged.Took == nil && ch.options.DryRun {
 		if err := c.vacant(s); err != nil {
@@ -134,7 +137,7 @@ func (c *Controller) vacant(s *step) error {
 	if err != nil || nic.XDP.ID == 0 {
 		return err
 	}
-	return c.explainBusy(dispatcher.ErrBusy, s.iface, nic.Index)
+	return c.explainBusy(dispatcher.ErrBusy, s.iface)
 }
 
 // anyFrags tells whether a member of a chain can work on packets of more than one buffer: the interface may then

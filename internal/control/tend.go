@@ -44,6 +44,7 @@ type tender struct {
 	programs  []store.Program
 	elsewhere presence        // of other namespaces, as they were
 	unseen    map[string]bool // namespaces that could not be looked at in this round
+	gone      map[string]bool // chains whose links are, in this round
 	searched  time.Time       // when all namespaces were searched for an interface that was moved
 	tasks     sync.WaitGroup
 	slots     chan struct{}
@@ -55,8 +56,18 @@ type tender struct {
 // repair is when something was repaired, or tried to.
 type repair struct {
 	busy bool
+	seen sight     // when it began
 	last time.Time // when it ended
 	wait time.Duration
+
+	elsewhere bool // the interface has another name, and is waited for
+}
+
+// sight is what there is for a repair: where it is something else, nobody is fighting.
+type sight struct {
+	index int    // of the interface
+	xdp   uint32 // the program on it
+	gone  bool   // the link of the chain is
 }
 
 // tend looks after interfaces until the context ends: chains run where they shall, follow their interfaces, and come to new
@@ -68,11 +79,11 @@ func (c *Controller) tend(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		began := time.Now()
-		if err := t.round(ctx); err != nil {
-			c.setProblem(tending, err.Error())
-			c.log.Error(tending, "error", err)
-		} else {
+		if err := t.round(ctx); err == nil {
 			c.setProblem(tending, "")
+		} else if why := err.Error(); c.problem(tending) != why {
+			c.setProblem(tending, why)
+			c.log.Error(tending, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -114,24 +125,24 @@ func (t *tender) round(ctx context.Context) error {
 		return err
 	}
 	moves := t.moved(now)
-	if len(moves) == 0 {
-		t.setProblem(following, "")
-	} else {
+	why := ""
+	if len(moves) > 0 {
 		done, err := t.follow(moves)
 		if err != nil { // as where the store takes nothing: what can be repaired is all the same
-			t.setProblem(following, err.Error())
+			why = err.Error()
 		}
 		if done {
 			t.rouse()
 			return nil
 		}
 	}
+	t.setProblem(following, why)
 	for _, p := range t.programs {
 		if !t.Controller.programs.free(p.Name) {
 			continue // its change comes first; to wait for that would keep a slot from others
 		}
 		if missing, err := t.plane.DamageProgram(p.ID); err != nil || len(missing) > 0 || !t.hasLearned(p.ID) {
-			t.start(ctx, "program "+p.Name, func() (bool, error) { return t.healProgram(ctx, p.Name) })
+			t.start(ctx, "program "+p.Name, sight{}, func() (bool, error) { return t.healProgram(ctx, p.Name) })
 		}
 	}
 	for iface, rec := range t.chains {
@@ -142,7 +153,7 @@ func (t *tender) round(ctx context.Context) error {
 		case !t.interfaces.free(iface): // as above
 		case !there && (t.unseen[netnsOf(iface)] || rec.Ifindex == 0 && t.problem(iface) != ""):
 		default:
-			t.start(ctx, iface, func() (bool, error) { return t.heal(ctx, iface) })
+			t.start(ctx, iface, sight{index: nic.Index, gone: t.gone[iface]}, func() (bool, error) { return t.heal(ctx, iface) })
 		}
 	}
 	t.tendPatterns(ctx, now)
@@ -240,8 +251,9 @@ func (t *tender) intact(rec store.Chain) bool {
 	return err == nil && len(missing) == 0
 }
 
-// start begins a repair unless one is under way, or it is too early for another. It never waits.
-func (t *tender) start(ctx context.Context, subject string, do func() (mended bool, err error)) {
+// start begins a repair unless one is under way, or it is too early for another, while what is seen is the same. It never
+// waits.
+func (t *tender) start(ctx context.Context, subject string, seen sight, do func() (mended bool, err error)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.repairs[subject]
@@ -249,10 +261,11 @@ func (t *tender) start(ctx context.Context, subject string, do func() (mended bo
 		r = &repair{}
 		t.repairs[subject] = r
 	}
-	if r.busy || time.Since(r.last) < r.wait {
+	same := r.seen.index == seen.index && r.seen.xdp == seen.xdp && (r.seen.gone == seen.gone || !r.elsewhere)
+	if r.busy || same && time.Since(r.last) < r.wait {
 		return
 	}
-	r.busy = true
+	r.busy, r.seen = true, seen
 	t.tasks.Go(func() {
 		select {
 		case t.slots <- struct{}{}:
@@ -270,7 +283,7 @@ func (t *tender) ended(ctx context.Context, subject string, mended bool, err err
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.repairs[subject]
-	r.busy = false
+	r.busy, r.elsewhere = false, errors.Is(err, errElsewhere)
 	idle := time.Since(r.last) > calm*r.wait
 	failed := err != nil && !errors.Is(err, errDisplaced)
 	switch {
@@ -318,7 +331,7 @@ func (t *tender) checkFolder(ctx context.Context) bool {
 		return true
 	}
 	t.setProblem(pinning, lost.Error())
-	t.start(ctx, pinning, func() (bool, error) { return true, t.retake(ctx) })
+	t.start(ctx, pinning, sight{}, func() (bool, error) { return true, t.retake(ctx) })
 	return false
 }
 

@@ -60,7 +60,7 @@ func (c *Controller) shadow(ctx context.Context, r TestRequest) (*dispatcher.Sha
 	if err != nil {
 		return nil, 0, err
 	}
-	s, err := c.plane.Shadow(slots, c.ingress(rec), rec.Chain.Final, r.CopyMaps)
+	s, err := c.plane.Shadow(ctx, slots, c.ingress(rec), rec.Chain.Final, r.CopyMaps)
 	return s, rec.Revision, err
 }
 

@@ -20,7 +20,7 @@ func (c *Controller) tidy(ch *change) {
 	}
 	for _, s := range ch.steps {
 		old := c.deviceOf(s.before)
-		if s.known && s.before.Ifindex != 0 && (s.gone || old != s.device) {
+		if s.known && s.before.Ifindex != 0 && !s.usurped && (s.gone || old != s.device) {
 			c.logIf("remove the pins of an interface that is gone", s.iface, c.plane.Detach(old))
 		}
 		switch {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
+	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/control"
 )
 
@@ -20,7 +21,7 @@ const maxGrace = 24 * time.Hour
 // Hold is a client's lease: it is told as gone when the stream ends, unless the daemon ends it.
 func (s *service) Hold(stream grpc.BidiStreamingServer[xdpdv1.HoldRequest, xdpdv1.HoldResponse]) error {
 	ctx := stream.Context()
-	req, err := stream.Recv()
+	req, err := s.firstRequest(stream)
 	if errors.Is(err, io.EOF) {
 		return invalid("request", "the stream ended without one")
 	}
@@ -48,6 +49,28 @@ func (s *service) Hold(stream grpc.BidiStreamingServer[xdpdv1.HoldRequest, xdpdv
 		return err
 	}
 	return s.keep(stream, held)
+}
+
+// firstRequest waits for what a client wants, but not for ever: it has a place that others may need. After an error the stream
+// must end.
+func (s *service) firstRequest(stream grpc.BidiStreamingServer[xdpdv1.HoldRequest, xdpdv1.HoldResponse]) (req *xdpdv1.HoldRequest, err error) {
+	type message struct {
+		req *xdpdv1.HoldRequest
+		err error
+	}
+	came := make(chan message, 1)
+	go func() {
+		req, err := stream.Recv()
+		came <- message{req, err}
+	}()
+	late := time.NewTimer(s.stall)
+	defer late.Stop()
+	select {
+	case m := <-came:
+		return m.req, m.err
+	case <-late.C:
+		return nil, chain.Errorf(chain.Overloaded, chain.Facts{"limit": s.stall.String()}, "no request came in the stream within %v", s.stall)
+	}
 }
 
 // keep answers the requests of a client that has a lease, until it has it no more.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,6 +136,37 @@ func TestHoldChangesGrace(t *testing.T) {
 		t.Errorf("the stream ended with %v", err)
 	}
 	heard(t, f, regraced(9*time.Second), lostClient)
+}
+
+// TestHoldTalkative changes the grace many times.
+func TestHoldTalkative(t *testing.T) {
+	f := &fake{}
+	s := start(t, f).hold(t, t.Context())
+	for range 2 * fewFrames {
+		if err := s.Send(&xdpdv1.HoldRequest{Grace: durationpb.New(9 * time.Second)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHoldSilent begins streams and asks for nothing: they do not keep the places of others.
+func TestHoldSilent(t *testing.T) {
+	l := usual()
+	l.stall = 50 * time.Millisecond
+	r := startLimited(t, &fake{}, l)
+	s, err := r.api.Hold(t.Context())
+	if err == nil {
+		_, err = s.Header() // begins it
+	}
+	if err == nil {
+		_, err = s.Recv()
+	}
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "no request came") {
+		t.Errorf("the stream ended with %v", err)
+	}
 }
 
 func TestHoldRelease(t *testing.T) {

@@ -98,6 +98,9 @@ func (p *places) give(which place) {
 	p.taken[which]--
 }
 
+// testsAtOnce is how many test runs there are at a time: what comes out of one takes up to some hundred megabytes.
+const testsAtOnce = 2
+
 // window is what a client may have sent of a stream before it is read, in bytes.
 const window = 64 << 10
 

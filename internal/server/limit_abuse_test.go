@@ -269,7 +269,7 @@ func TestNoHTTP2(t *testing.T) {
 // last one is turned away.
 func TestConnectionsAreLimited(t *testing.T) {
 	l := usual()
-	l.connections = 8
+	l.connections, l.stall = 8, time.Hour // what has a call keeps it
 	f := &fake{block: make(chan struct{}), reached: make(chan struct{}, 10)}
 	r := startLimited(t, f, l)
 	watch := func(c *rude) { c.call(xdpdv1.XdpdService_Hold_FullMethodName) }

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
+
+	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 )
 
 // shortIdle is how long a connection without calls is let be when there are too many: it may be about to make one.
@@ -161,6 +163,7 @@ func (d *door) tap(ctx context.Context, info *tap.Info) (context.Context, error)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	u := newUpload(d.once[info.FullMethodName], d.stall, cancel)
+	u.many = info.FullMethodName == xdpdv1.XdpdService_Hold_FullMethodName
 	who.conn.open(ctx, u)
 	return context.WithValue(ctx, uploadKey{}, u), nil
 }

@@ -19,6 +19,7 @@ const prefixLength = 5
 // waits for it.
 type upload struct {
 	once    bool // the stream has one message, of any length
+	many    bool // it has as many as the client likes, which are read as they come
 	stall   time.Duration
 	cancel  context.CancelCauseFunc
 	known   chan struct{} // closed when size is set
@@ -76,6 +77,11 @@ func (u *upload) note(p []byte) {
 // announced notes the length of the message that begins.
 func (u *upload) announced(size int64) {
 	u.left = size
+	if u.many { // each message is looked at alone
+		u.mu.Lock()
+		u.received, u.frames = 0, 0
+		u.mu.Unlock()
+	}
 	select {
 	case <-u.known:
 		if u.once {

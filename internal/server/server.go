@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -126,7 +127,7 @@ func newServer(c Controller, info Info, log *slog.Logger, l limits) *Server {
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		),
 	}
-	s.grpc.RegisterService(api, &service{control: c, info: info, started: time.Now(), stopping: g.isClosed})
+	s.grpc.RegisterService(api, &service{control: c, info: info, started: time.Now(), stopping: g.isClosed, stall: l.stall, tests: semaphore.NewWeighted(testsAtOnce)})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)

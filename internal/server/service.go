@@ -5,9 +5,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
@@ -21,7 +23,9 @@ type service struct {
 	info    Info
 	started time.Time
 
-	stopping func() bool // the daemon ends streams
+	stopping func() bool         // the daemon ends streams
+	tests    *semaphore.Weighted // how many test runs there are
+	stall    time.Duration       // how long a stream may be without a request
 }
 
 // caller is who sent the request of ctx.
@@ -155,6 +159,10 @@ func (s *service) TestRun(ctx context.Context, req *xdpdv1.TestRunRequest) (*xdp
 	if err != nil {
 		return nil, err
 	}
+	if err := s.tests.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("wait for the test runs of others: %w", context.Cause(ctx))
+	}
+	defer s.tests.Release(1)
 	result, err := s.control.TestRun(ctx, test)
 	if err != nil {
 		return nil, err

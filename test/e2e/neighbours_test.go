@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,6 +185,31 @@ func TestPinsRemoved(t *testing.T) {
 		h.Check()
 	}
 	h.stop(unix.SIGTERM)
+}
+
+// TestChainFolderMoved renames the folders of chains, with all pins: what runs is not taken for somebody else's.
+func TestChainFolderMoved(t *testing.T) {
+	for _, what := range []string{"", "chains"} {
+		h := newHost(t, second)
+		h.start()
+		h.do(adding(add("a", "pass", nettest.Dev, second)))
+		h.Check()
+		w := h.watch("")
+		folder := filepath.Join(h.pins, cmp.Or(what, h.device(second).folder()))
+		away := filepath.Join(filepath.Dir(h.pins), "away")
+		if err := os.Rename(folder, away); err != nil {
+			t.Fatal(err)
+		}
+		h.repaired(w, second)
+		h.learn()
+		if err := os.RemoveAll(away); err != nil {
+			t.Fatal(err)
+		}
+		h.Check()
+		h.do(adding(add("b", "goon", nettest.Dev, second)))
+		h.Check()
+		h.stop(unix.SIGTERM)
+	}
 }
 
 // TestFolderRemoved removes the daemon's folder with all that is in it, and puts another one in its place: programs are

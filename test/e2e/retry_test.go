@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -67,21 +68,107 @@ func (h *host) around(before string, detach func()) {
 	h.stop(unix.SIGTERM)
 }
 
-// TestUndoingIsTriedAgain lets the time of a change be up while it cannot be undone, as somebody put a program into the
-// daemon's own link: the daemon says so, goes on with all else, and undoes it when it can.
+// TestUndoingIsTriedAgain lets the time of a change be up while it cannot be saved that it is undone: the daemon says so, goes
+// on with all else, and undoes it when it can.
 func TestUndoingIsTriedAgain(t *testing.T) {
-	h := newHost(t, second, third)
-	h.start("XDPD_FAILPOINT=" + failpoint.UnpinAfter + "=stop@2")
+	h := newHost(t, second)
+	h.start("XDPD_FAILPOINT=" + failpoint.SaveBefore + "=error@3")
 	h.do(adding(add("a", "pass", nettest.Dev)))
 	before := h.picture(true)
 	w := h.watch("")
 	r := add("b", "goon", nettest.Dev)
 	r.Options = within(time.Second)
-	id := h.meanwhile(r, func() { h.intrude(nettest.Dev) })
-	h.triedAgain(w, id, func() { h.detachLink(nettest.Dev) })
+	added, err := h.client.AddProgram(h.ctx(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := added.GetChange().GetPending().GetId()
+	if e := w.await("degraded"); e.GetDegraded().GetSubject() != fmt.Sprint("change ", id) || !strings.Contains(e.GetDegraded().GetText(), "cannot be undone") {
+		t.Errorf("the watch says %v", e)
+	}
+	if _, err := h.client.AddProgram(h.ctx(), add("free", "goon", second)); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "free"}); err != nil {
+		t.Error(err)
+	}
+	h.expired(w, id)
+	h.well()
 	if after := h.picture(true); after != before {
 		t.Errorf("there is\n%s\nthere was\n%s", after, before)
 	}
+	h.Check()
+	h.stop(unix.SIGTERM)
+}
+
+// TestUndoneAroundAnIntruder does the same on two interfaces: the other one does not wait.
+func TestUndoneAroundAnIntruder(t *testing.T) {
+	h := newHost(t, second, third)
+	h.start("XDPD_FAILPOINT=" + failpoint.UnpinAfter + "=stop@3")
+	h.do(adding(add("a", "pass", nettest.Dev, second)))
+	before := h.picture(true)
+	w := h.watch("")
+	r := add("b", "goon", nettest.Dev, second)
+	r.Options = within(time.Second)
+	id := h.meanwhile(r, func() { h.intrude(nettest.Dev) })
+	h.expired(w, id)
+	intruder := h.attached(nettest.Dev)
+	h.around(before, func() {
+		if now := h.attached(nettest.Dev); now != intruder {
+			t.Errorf("program %d is in the place of the intruder", now)
+		}
+		h.detachLink(nettest.Dev)
+	})
+}
+
+// TestUndoneWithoutANamespace undoes a change that took the last program off an interface, whose namespace is deleted
+// meanwhile: the other interface is as before.
+func TestUndoneWithoutANamespace(t *testing.T) {
+	h := newHost(t)
+	netns := h.beside()
+	ref := netns + ":" + eth0
+	h.start()
+	h.do(adding(add("a", "pass", nettest.Dev)), adding(add("b", "goon", nettest.Dev, ref)))
+	h.Check()
+	removed, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "b", Options: within(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.raze(netns)
+	if _, err := h.client.Cancel(h.ctx(), &xdpdv1.CancelRequest{Id: removed.GetChange().GetPending().GetId()}); err != nil {
+		t.Errorf("cancel: %v", err)
+	}
+	if names := h.seated(nettest.Dev); strings.Join(names, " ") != "a b" {
+		t.Errorf("there are %v", names)
+	}
+	if c := h.chain(ref); c.GetState() != xdpdv1.Chain_STATE_WAITING {
+		t.Errorf("the chain that has no interface is %v", c)
+	}
+	h.stop(unix.SIGTERM)
+}
+
+// TestUndoingDoesNotWaitForOthers lets the time of two changes be up, and the undoing of the first does not get on: the second
+// is undone.
+func TestUndoingDoesNotWaitForOthers(t *testing.T) {
+	h := newHost(t, second)
+	env, reached := h.halt(failpoint.StagePinned, 4)
+	h.start(env...)
+	h.do(adding(add("a", "pass", second)))
+	w := h.watch("")
+	var ids []uint64
+	for i, iface := range []string{second, nettest.Dev} {
+		r := add(fmt.Sprint("b", i), "goon", iface)
+		r.Options = within(time.Duration(2+i) * time.Second)
+		added, err := h.client.AddProgram(h.ctx(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, added.GetChange().GetPending().GetId())
+	}
+	release := reached()
+	h.expired(w, ids[1])
+	release()
+	h.expired(w, ids[0])
 	h.learn()
 	h.Check()
 	h.stop(unix.SIGTERM)
@@ -126,29 +213,4 @@ func TestUndoneUnderAnotherName(t *testing.T) {
 	h.learn()
 	h.Check()
 	h.stop(unix.SIGTERM)
-}
-
-// triedAgain waits until a change cannot be undone, sees that other changes can be made, mends what is in the way and
-// waits until it is undone.
-func (h *host) triedAgain(w *watcher, id uint64, mend func()) {
-	h.Helper()
-	h.eventually("the status says that a change cannot be undone", func() bool {
-		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
-		if err != nil {
-			h.Fatal(err)
-		}
-		return strings.Contains(strings.Join(s.GetProblems(), "\n"), "cannot be undone")
-	})
-	if _, err := h.client.AddProgram(h.ctx(), add("free", "goon", third)); err != nil {
-		h.Error(err)
-	}
-	if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "free"}); err != nil {
-		h.Error(err)
-	}
-	mend()
-	h.expired(w, id)
-	h.eventually("nothing is wrong", func() bool {
-		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
-		return err == nil && len(s.GetProblems()) == 0
-	})
 }

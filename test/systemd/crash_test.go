@@ -3,8 +3,13 @@
 package systemd
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestKill(t *testing.T) {
@@ -88,4 +93,63 @@ func (h *host) unblock() {
 	if err := os.RemoveAll(socket); err != nil {
 		h.Fatal(err)
 	}
+}
+
+// TestStartHangs has a daemon that starts again after a crash and does not get on: systemd starts another one, and takes nothing
+// off by that.
+func TestStartHangs(t *testing.T) {
+	h := newHost(t)
+	h.dropIn(daemonUnit, "[Service]\nTimeoutStartSec=5s\n")
+	h.start()
+	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
+	h.check("pass")
+	untouched := h.wantUntouched()
+	var hangs int
+	for hangs == 0 {
+		hangs = h.stopInStart(h.kill())
+	}
+	h.wantOther(int32(hangs))
+	h.wantLog("start operation timed out. Aborting.")
+	h.check("pass")
+	untouched()
+	h.stop()
+}
+
+// stopInStart stops (SIGSTOP) the process that is started after the one that was killed, as soon as it has the store open, and
+// returns its id. 0: it serves already, and goes on.
+func (h *host) stopInStart(killed int32) int {
+	h.Helper()
+	pid := 0
+	h.wait("the daemon to have its store open", func() bool {
+		for until := time.Now().Add(time.Second); time.Now().Before(until); {
+			procs, _ := os.ReadFile("/sys/fs/cgroup/system.slice/" + daemonUnit + "/cgroup.procs")
+			if n, _ := fmt.Sscan(string(procs), &pid); n == 1 && pid != int(killed) && hasOpen(pid, "xdpd.db") {
+				return true
+			}
+		}
+		return false
+	}, func() string { return property(h, daemonUnit, "SubState") })
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		h.Fatal(err)
+	}
+	if property(h, daemonUnit, "SubState") == "start" {
+		return pid
+	}
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		h.Fatal(err)
+	}
+	h.wantOther(killed)
+	return 0
+}
+
+// hasOpen tells whether a process has a file of that name open.
+func hasOpen(pid int, name string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, _ := os.ReadDir(dir)
+	for _, fd := range fds {
+		if path, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && filepath.Base(path) == name {
+			return true
+		}
+	}
+	return false
 }

@@ -24,10 +24,11 @@ type limits struct {
 	turn        time.Duration // how long a message waits for memory
 	stall       time.Duration // how long a client may take for the next stallBytes of a message, or what is left of it
 	large       int64         // memory for large messages, in bytes
+	answers     int64         // memory for answers that are not read, in bytes
 }
 
 func usual() limits {
-	return limits{connections: connectionLimit(), turn: 10 * time.Second, stall: 10 * time.Second, large: 4 * maxMessage}
+	return limits{connections: connectionLimit(), turn: 10 * time.Second, stall: 10 * time.Second, large: 4 * maxMessage, answers: mostUnread}
 }
 
 // maxConnections is how many clients there are at a time. docs/operating.md has this and the next.

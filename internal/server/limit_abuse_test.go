@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	xdpdv1 "github.com/xdpd/xdpd/api/proto/xdpd/v1"
 	"github.com/xdpd/xdpd/chain"
@@ -347,4 +350,69 @@ func TestUsualDeadlines(t *testing.T) {
 	if at, _ := ctx.Deadline(); time.Until(at) < 50*time.Minute {
 		t.Errorf("a client's own deadline became %v", at)
 	}
+}
+
+// nothingUnread waits until all answers are read.
+func (r *rig) nothingUnread(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); r.server.door.unread.Load() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are unread", r.server.door.unread.Load())
+		}
+	}
+}
+
+// TestUnreadAnswers asks for more than may be kept, and does not read it: the connection is closed, and nobody else's.
+func TestUnreadAnswers(t *testing.T) {
+	l := usual()
+	l.answers = 1 << 20
+	f := &fake{}
+	for i := range 100 {
+		f.chains = append(f.chains, control.Chain{Interface: fmt.Sprint("eth", i), Problem: strings.Repeat("x", 1000)})
+	}
+	r := startLimited(t, f, l)
+	lazy := beRude(t, r.path)
+	for range 30 {
+		s := lazy.call(xdpdv1.XdpdService_ListChains_FullMethodName)
+		if lazy.WriteData(s, true, make([]byte, prefixLength)) != nil {
+			break // it is closed already
+		}
+	}
+	<-lazy.gone
+	if log := r.log.String(); !strings.Contains(log, "does not read its answers") {
+		t.Errorf("the log does not tell: %s", log)
+	}
+	r.stillServes(t)
+	r.nothingUnread(t)
+}
+
+// TestReadAnswers makes all kinds of calls, some of which end early: in the end nothing is unread.
+func TestReadAnswers(t *testing.T) {
+	f := &fake{}
+	for i := range 500 {
+		f.chains = append(f.chains, control.Chain{Interface: fmt.Sprint("eth", i), Problem: strings.Repeat("x", 1000)})
+	}
+	r := start(t, f)
+	var calls sync.WaitGroup
+	for i := range 200 {
+		calls.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%20)*time.Millisecond+time.Microsecond)
+			defer cancel()
+			if i%2 == 0 {
+				ctx = t.Context()
+			}
+			if got, err := r.api.ListChains(ctx, &xdpdv1.ListChainsRequest{}); err == nil && len(got.GetChains()) != len(f.chains) {
+				t.Errorf("%d chains", len(got.GetChains()))
+			}
+			s, err := r.api.Hold(ctx)
+			if err == nil {
+				_ = s.Send(&xdpdv1.HoldRequest{Grace: durationpb.New(time.Second)})
+				_, _ = s.Recv()
+				_ = s.CloseSend()
+				_, _ = s.Recv()
+			}
+		})
+	}
+	calls.Wait()
+	r.nothingUnread(t)
 }

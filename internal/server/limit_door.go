@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,13 +29,17 @@ type door struct {
 	stall time.Duration   // see limits
 	once  map[string]bool // the methods that have one message, of any length
 
+	answers int64        // how many bytes of those may be unread
+	unread  atomic.Int64 // how many are
+	looking atomic.Bool  // somebody looks soon who does not read
+
 	mu     sync.Mutex // protects what follows
 	inside map[*guarded]bool
 	quiet  time.Time // before it nothing more is logged
 }
 
 func newDoor(log *slog.Logger, l limits, once map[string]bool) *door {
-	return &door{log: log, most: l.connections, stall: l.stall, once: once, inside: map[*guarded]bool{}}
+	return &door{log: log, most: l.connections, stall: l.stall, once: once, answers: l.answers, inside: map[*guarded]bool{}}
 }
 
 // connectionLimit is maxConnections, or less where the process may not have that many files open besides others.
@@ -59,6 +64,7 @@ func (d *door) let(conn net.Conn) (*guarded, error) {
 			u.finished()
 		}
 	}
+	c.follow()
 	d.mu.Lock()
 	var goes *guarded
 	if len(d.inside) >= d.most {
@@ -104,7 +110,8 @@ type guarded struct {
 	mu      sync.Mutex // protects what follows
 	frames  frames
 	uploads map[uint32]*upload // by stream
-	since   time.Time          // without uploads: the end of the last one
+	answers answers
+	since   time.Time // without uploads: the end of the last one
 }
 
 // Read reads from the connection.
@@ -121,6 +128,7 @@ func (c *guarded) Close() error {
 	c.door.mu.Lock()
 	delete(c.door.inside, c)
 	c.door.mu.Unlock()
+	c.dropAll()
 	return c.Conn.Close()
 }
 
@@ -137,7 +145,7 @@ func (c *guarded) open(ctx context.Context, u *upload) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stream := c.frames.opened
-	c.uploads[stream] = u
+	c.uploads[stream], u.conn, u.stream = u, c, stream
 	if c.frames.alone {
 		u.finished()
 	}
@@ -145,6 +153,10 @@ func (c *guarded) open(ctx context.Context, u *upload) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.uploads, stream)
+		delete(c.answers.resets, stream)
+		if c.answers.left[stream] < 0 {
+			c.drop(stream)
+		}
 		c.since = time.Now()
 	})
 }

@@ -12,6 +12,7 @@ const (
 	frameHeader = 9
 	frameData   = 0x0
 	frameHeads  = 0x1
+	frameReset  = 0x3
 	flagEnd     = 0x1 // of DATA and HEADERS: nothing comes after it in the stream
 	flagPadded  = 0x8
 	streamBits  = 1<<31 - 1
@@ -22,6 +23,8 @@ const (
 type frames struct {
 	data   func(stream uint32, p []byte) // gets the data of a frame, in one or more pieces; an empty frame: no bytes
 	end    func(stream uint32)           // is told of the last DATA frame of a stream
+	over   func(stream uint32)           // is told of HEADERS after which nothing comes in the stream, and of RST_STREAM
+	reset  bool                          // it was RST_STREAM
 	opened uint32                        // the stream of the last HEADERS frame
 	alone  bool                          // nothing comes after that in the stream
 
@@ -66,6 +69,15 @@ func (f *frames) begin() {
 	switch byte(word) {
 	case frameHeads:
 		f.opened, f.alone = stream, last
+		if last && f.over != nil {
+			f.reset = false
+			f.over(stream)
+		}
+	case frameReset:
+		if f.over != nil {
+			f.reset = true
+			f.over(stream)
+		}
 	case frameData:
 		f.stream, f.last = stream, last
 		f.padded = f.head[4]&flagPadded != 0

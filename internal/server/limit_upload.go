@@ -22,6 +22,8 @@ type upload struct {
 	many    bool // it has as many as the client likes, which are read as they come
 	stall   time.Duration
 	cancel  context.CancelCauseFunc
+	conn    *guarded
+	stream  uint32
 	known   chan struct{} // closed when size is set
 	size    int64         // of the first message
 	prefix  [prefixLength]byte

@@ -93,6 +93,7 @@ type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	gate   *gate
+	door   *door
 }
 
 // Info is what GetStatus tells beside what the controller knows.
@@ -110,10 +111,12 @@ func newServer(c Controller, info Info, log *slog.Logger, l limits) *Server {
 	d := newDoor(log, l, methods)
 	s := &Server{
 		gate:   g,
+		door:   d,
 		health: health.NewServer(),
 		grpc: grpc.NewServer(
 			grpc.Creds(peerCredentials{d}),
 			grpc.InTapHandle(d.tap),
+			grpc.StatsHandler(d),
 			grpc.ReadBufferSize(0), // the door has to know at which frame the transport is
 			grpc.StaticStreamWindowSize(window),
 			grpc.StaticConnWindowSize(window),

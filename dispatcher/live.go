@@ -128,14 +128,31 @@ func (p *Plane) Detach(d Device) error {
 	case err != nil:
 		return fmt.Errorf("open link: %w", err)
 	default:
-		failpoint.Hit(failpoint.DetachBefore)
-		// Traffic changes here: the interface has no XDP program any more.
-		if err := errors.Join(held.Detach(), held.Close()); err != nil {
+		if err := errors.Join(p.detachOwn(d, held), held.Close()); err != nil {
 			return fmt.Errorf("detach link: %w", err)
 		}
-		failpoint.Hit(failpoint.DetachAfter)
 	}
 	return p.remove(p.chainDir(d))
+}
+
+// detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place.
+func (p *Plane) detachOwn(d Device, held xdpLink) error {
+	info, err := infoOf(held)
+	if err != nil {
+		return err
+	}
+	if _, err := p.pinnedRevision(d, info.program); errors.Is(err, ErrForeign) {
+		if another, err := p.ofAnother(d, info.program); err != nil || another {
+			return err
+		}
+	}
+	failpoint.Hit(failpoint.DetachBefore)
+	// Traffic changes here: the interface has no XDP program any more.
+	if err := held.Detach(); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.DetachAfter)
+	return nil
 }
 
 // Quiesce returns when every packet that was inside a program when it was called has left it, on all CPUs.
@@ -214,17 +231,37 @@ func infoOf(l xdpLink) (linkInfo, error) {
 
 // findRevision finds the revision of a program id: one that is pinned, or was when its pins were learned. A dispatcher on a link
 // of ours of which somebody removed all pins while nobody knew them has revision 0: it is ours, and there is no more of it.
+// ErrGone: somebody pinned another device's link in the place of this one's.
 func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
 	revision, err := p.pinnedRevision(d, program)
 	if errors.Is(err, ErrForeign) {
 		if learned, ok := p.learnedRevision(d, program); ok {
 			return learned, nil
 		}
-		if isDispatcher(program) {
+		switch another, err := p.ofAnother(d, program); {
+		case err != nil:
+			return 0, err
+		case another:
+			return 0, fmt.Errorf("%w: what is pinned is the link of another interface", ErrGone)
+		case isDispatcher(program):
 			return 0, nil
 		}
 	}
 	return revision, err
+}
+
+// ofAnother tells whether a program is a revision of another device.
+func (p *Plane) ofAnother(d Device, program uint32) (bool, error) {
+	devices, err := p.Devices()
+	if err != nil {
+		return false, err
+	}
+	for _, other := range devices {
+		if other != d && p.Belongs(other, program) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (p *Plane) pinnedRevision(d Device, program uint32) (uint64, error) {

@@ -329,8 +329,11 @@ func (s *Staged) openLink() error {
 	if held == nil || err != nil {
 		return err
 	}
-	s.link = held
 	revision, err := s.plane.findRevision(s.device, info.program)
+	if errors.Is(err, ErrGone) {
+		return errors.Join(err, held.Close())
+	}
+	s.link = held
 	if err != nil {
 		return err
 	}

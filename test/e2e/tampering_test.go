@@ -44,22 +44,38 @@ func TestPinsReplaced(t *testing.T) {
 	}
 }
 
-// TestLinkPinMoved moves the pin of a link over that of another chain: both chains run again.
+// TestLinkPinMoved moves the pin of a link over that of another chain, also while no daemon runs: both chains run again, each on
+// its interface, and with one of them removed the other does.
 func TestLinkPinMoved(t *testing.T) {
-	h := newHost(t, second)
-	h.start()
-	h.do(adding(add("a", "pass", nettest.Dev, second)))
-	h.Check()
-	w := h.watch("")
-	one, two := h.glob("chains/*-%d/link", h.ns.Index(t, nettest.Dev))[0], h.glob("chains/*-%d/link", h.ns.Index(t, second))[0]
-	if err := os.Rename(one, two); err != nil {
-		t.Fatal(err)
+	for _, how := range []string{"at once", "unseen", "removed"} {
+		h := newHost(t, second)
+		d := h.start()
+		h.do(adding(add("a", "pass", nettest.Dev, second)), adding(add("b", "goon", second)))
+		h.Check()
+		w := h.watch("")
+		one, two := h.glob("chains/*-%d/link", h.ns.Index(t, nettest.Dev))[0], h.glob("chains/*-%d/link", h.ns.Index(t, second))[0]
+		move := func() {
+			if err := os.Rename(one, two); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch how {
+		case "at once":
+			move()
+			w.await("degraded")
+		case "unseen":
+			d.kill()
+			move()
+			h.start()
+		case "removed":
+			h.meanwhileStopped(move)
+			h.do(removing("b"))
+		}
+		h.eventually("both are attached", func() bool { return h.attached(nettest.Dev) != 0 && h.attached(second) != 0 })
+		h.well()
+		h.Check()
+		h.stop(unix.SIGTERM)
 	}
-	w.await("degraded")
-	h.eventually("both are attached", func() bool { return h.attached(nettest.Dev) != 0 && h.attached(second) != 0 })
-	h.well()
-	h.Check()
-	h.stop(unix.SIGTERM)
 }
 
 // TestProgramPinsRemovedWhileDown removes pins of a program while no daemon runs: what is pinned in the end is what the chain

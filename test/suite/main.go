@@ -105,14 +105,14 @@ func runAll(ctx context.Context, o options, stdout io.Writer) ([]result, error) 
 			tasks = append(tasks, func() { runVM(ctx, o, version, i == 0, packages, c) })
 		}
 	}
+	if slices.Contains(o.parts, "kernel") { // second, as what takes longest is to begin first
+		tasks = slices.Insert(tasks, min(1, len(tasks)), func() { runNative(ctx, o, packages, c) })
+	}
 	if slices.Contains(o.parts, "systemd") {
 		if err := buildSystemd(ctx, o); err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, func() { runSystemd(ctx, o, c) })
-	}
-	if slices.Contains(o.parts, "kernel") {
-		tasks = append(tasks, func() { runNative(ctx, o, packages, c) })
 	}
 	if slices.Contains(o.parts, "runner") {
 		tasks = append(tasks, func() { runRunner(ctx, o, c) })

@@ -69,7 +69,9 @@ func TestLinkPinMoved(t *testing.T) {
 			h.start()
 		case "removed":
 			h.meanwhileStopped(move)
-			h.do(removing("b"))
+			if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "b"}); err != nil {
+				t.Error(err)
+			}
 		}
 		h.eventually("both are attached", func() bool { return h.attached(nettest.Dev) != 0 && h.attached(second) != 0 })
 		h.well()

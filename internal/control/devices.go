@@ -5,6 +5,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -127,4 +128,22 @@ func inside(iface string) func(func() error) error {
 		return nil
 	}
 	return func(f func() error) error { return netif.Do(netns, f) }
+}
+
+// unused is the device of an interface with the first use that no other chain's pins are kept under, and no link that is on
+// another interface: these had the index before.
+func (c *Controller) unused(nic netif.Interface, iface string) (dispatcher.Device, error) {
+	for d := device(nic); ; d.Use++ {
+		others, err := c.onDevice(d)
+		if err != nil {
+			return d, err
+		}
+		if slices.ContainsFunc(others, func(other string) bool { return other != iface }) {
+			continue
+		}
+		live, err := c.plane.Live(d)
+		if elsewhere := (err == nil || errors.Is(err, dispatcher.ErrForeign)) && live.KernelID != nic.XDP.ID; !elsewhere {
+			return d, nil
+		}
+	}
 }

@@ -337,24 +337,6 @@ func (c *Controller) locate(iface string, rec store.Chain, known bool) (d dispat
 	return d, false, err
 }
 
-// unused is the device of an interface with the first use that no other chain's pins are kept under, and no link that is on
-// another interface: these had the index before.
-func (c *Controller) unused(nic netif.Interface, iface string) (dispatcher.Device, error) {
-	for d := device(nic); ; d.Use++ {
-		others, err := c.onDevice(d)
-		if err != nil {
-			return d, err
-		}
-		if slices.ContainsFunc(others, func(other string) bool { return other != iface }) {
-			continue
-		}
-		live, err := c.plane.Live(d)
-		if elsewhere := (err == nil || errors.Is(err, dispatcher.ErrForeign)) && live.KernelID != nic.XDP.ID; !elsewhere {
-			return d, nil
-		}
-	}
-}
-
 // finish commits a revision that a process staged and saved before it died.
 func (c *Controller) finish(rec store.Chain, d dispatcher.Device) error {
 	staged, err := c.plane.Resume(d, rec.Revision)

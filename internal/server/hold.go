@@ -69,7 +69,7 @@ func (s *service) firstRequest(stream grpc.BidiStreamingServer[xdpdv1.HoldReques
 	case m := <-came:
 		return m.req, m.err
 	case <-late.C:
-		return nil, chain.Errorf(chain.Overloaded, chain.Facts{"limit": s.stall.String()}, "no request came in the stream within %v", s.stall)
+		return nil, chain.Errorf(chain.Overloaded, chain.Facts{"limit": s.stall.String()}, "no request came in the stream within %v, and others need its place: send one as soon as the stream is there", s.stall)
 	}
 }
 

@@ -352,7 +352,7 @@ func TestUsualDeadlines(t *testing.T) {
 	}
 }
 
-// nothingUnread waits until all answers are read.
+// nothingUnread waits until all answers are read, of which nobody tells.
 func (r *rig) nothingUnread(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); r.server.door.unread.Load() != 0; time.Sleep(time.Millisecond) {

@@ -442,10 +442,12 @@ func TestNameOfMovedUsedAgain(t *testing.T) {
 	blue.Delete(t, eth0)
 	h.eventually("the other chain waits", func() bool { return h.chain(ref).GetState() == xdpdv1.Chain_STATE_WAITING })
 
-	h.ns.Move(t, second, blue)
-	blue.Rename(t, second, eth0)
-	h.ns.Rename(t, second+"p", "xleft")
-	h.addAt(index, second, second+"p")
+	h.meanwhileStopped(func() { // or the chain follows before its interface has the other one's name
+		h.ns.Move(t, second, blue)
+		blue.Rename(t, second, eth0)
+		h.ns.Rename(t, second+"p", "xleft")
+		h.addAt(index, second, second+"p")
+	})
 	h.eventually("a problem is told", func() bool {
 		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
 		return err == nil && strings.Contains(strings.Join(s.GetProblems(), "\n"), ref+" now")

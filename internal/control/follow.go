@@ -15,7 +15,7 @@ import (
 	"github.com/xdpd/xdpd/store"
 )
 
-// searchEvery is how often all namespaces are searched for interfaces that are in none that is known.
+// searchEvery is how often all namespaces are searched for the same interfaces that are in none that is known.
 const searchEvery = 10 * time.Second
 
 // moved finds the chains whose interfaces are called otherwise by now, or are in another namespace: their names now, by those
@@ -54,10 +54,18 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 
 // search looks for interfaces in all namespaces, by the programs that they run, and adds to moves where they are.
 func (t *tender) search(lost map[string]uint32, moves map[string]string) {
-	if len(lost) == 0 || time.Since(t.searched) < searchEvery {
+	if len(lost) == 0 {
+		t.lost = nil
 		return
 	}
-	t.searched = time.Now()
+	known := true
+	for iface, id := range lost {
+		known = known && t.lost[iface] == id
+	}
+	if known && time.Since(t.searched) < searchEvery {
+		return
+	}
+	t.lost, t.searched = lost, time.Now()
 	wanted := map[uint32]bool{}
 	for _, id := range lost {
 		wanted[id] = true
@@ -66,6 +74,7 @@ func (t *tender) search(lost map[string]uint32, moves map[string]string) {
 	for iface, id := range lost {
 		if to := found[id]; to != "" {
 			moves[iface] = to
+			delete(lost, iface) // unless it is not followed at once
 		}
 	}
 }

@@ -42,10 +42,11 @@ type tender struct {
 	seen      uint64 // the generation of the store that chains and programs are of
 	chains    map[string]store.Chain
 	programs  []store.Program
-	elsewhere presence        // of other namespaces, as they were
-	unseen    map[string]bool // namespaces that could not be looked at in this round
-	gone      map[string]bool // chains whose links are, in this round
-	searched  time.Time       // when all namespaces were searched for an interface that was moved
+	elsewhere presence          // of other namespaces, as they were
+	unseen    map[string]bool   // namespaces that could not be looked at in this round
+	gone      map[string]bool   // chains whose links are, in this round
+	searched  time.Time         // when all namespaces were searched for interfaces that were moved
+	lost      map[string]uint32 // which were not found: their chains, and the programs of those
 	tasks     sync.WaitGroup
 	slots     chan struct{}
 

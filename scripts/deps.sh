@@ -35,7 +35,7 @@ fail() { say "$@"; exit 1; }
 root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 # available says whether apt could install the package.
-available() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+available() { [[ $(apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [^\(] ]]; }
 have_lists() { compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; }
 update() { say "apt-get update"; root apt-get -qq update >&2; }
 

@@ -134,7 +134,7 @@ func TestTerminalWithoutAnswer(t *testing.T) {
 	})
 	t.Run("away for ever", func(t *testing.T) {
 		resp := addedPending()
-		resp.Change.Pending.Left = durationpb.New(1500 * time.Millisecond) // long enough for one look at the clock
+		resp.Change.Pending.Left = durationpb.New(5 * time.Second) // long enough for one look at the clock
 		f := startFake(t, map[string]any{"AddProgram": resp})
 		status, shown := onTerminal(t, t.Context(), f, func(keyboard *os.File) {
 			f.stop()

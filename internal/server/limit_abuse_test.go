@@ -46,7 +46,7 @@ var resourceExhausted = "8"
 // reason, and others are served.
 func TestSlowRequests(t *testing.T) {
 	l := usual()
-	l.stall = 200 * time.Millisecond
+	l.stall = 2 * time.Second // what is honest is never as slow
 	r := startLimited(t, &fake{}, l)
 	c := beRude(t, r.path)
 	silent, half, dripping, list := c.call(addMethod), c.call(addMethod), c.call(addMethod), c.call(xdpdv1.XdpdService_ListChains_FullMethodName)
@@ -282,6 +282,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 		watch(c)
 		busy = append(busy, c)
 	}
+	r.busy(t, len(busy))
 	idle := beRude(t, r.path)
 	answer := make(chan error, 1)
 	go func() { // it is not let in before the idle one was idle for some time; gRPC tries again
@@ -358,6 +359,26 @@ func (r *rig) nothingUnread(t *testing.T) {
 	for deadline := time.Now().Add(time.Minute); r.server.door.unread.Load() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d bytes are unread", r.server.door.unread.Load())
+		}
+	}
+}
+
+// busy waits until the server has read calls on that many connections.
+func (r *rig) busy(t *testing.T, want int) {
+	t.Helper()
+	have := func() (n int) {
+		r.server.door.mu.Lock()
+		defer r.server.door.mu.Unlock()
+		for c := range r.server.door.inside {
+			if _, idle := c.idle(); !idle {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(time.Minute); have() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections have calls", have())
 		}
 	}
 }

@@ -20,9 +20,9 @@ import (
 
 const (
 	stopDelay     = 10 * time.Second
-	binaryTimeout = "25m"  // for one test binary
-	vmSeconds     = "3600" // for all of them in one VM
-	vmMemory      = "1024" // MiB
+	binaryTimeout = "60m"   // for one test binary: it ends what hangs, on the slowest machine too
+	vmSeconds     = "10800" // for all of them in one VM
+	vmMemory      = "1024"  // MiB
 )
 
 // guestScript runs the test binaries of a plan in a VM.
@@ -177,7 +177,7 @@ func runInVM(ctx context.Context, o options, version string, runs []vmRun, c *co
 			return
 		}
 		vm := result{pkg: "the VM", kernel: kernel}
-		if _, crash, crashed := strings.Cut(string(out), crashMark); crashed && boot < bootsLeast && ctx.Err() == nil {
+		if crash := crashOf(out); crash != "" && boot < bootsLeast && ctx.Err() == nil {
 			vm.note = "the kernel crashed; what had not ended was run again"
 			say(c.out, "kernel %s crashed in the VM, and what had not ended is run again:\n%s", kernel, crash)
 			c.add(vm)
@@ -193,8 +193,15 @@ func runInVM(ctx context.Context, o options, version string, runs []vmRun, c *co
 	}
 }
 
-// crashMark is what the runner prints before the words of a kernel that crashed.
-const crashMark = "crashed:\n"
+// crashOf is what the runner said of a kernel that crashed, if it did.
+func crashOf(out []byte) string {
+	for _, mark := range []string{"crashed:\n", "the VM ended without a result"} {
+		if i := strings.Index(string(out), mark); i >= 0 {
+			return string(out[i:])
+		}
+	}
+	return ""
+}
 
 // series returns the first two numbers of a kernel's version.
 func series(version string) string {

@@ -206,6 +206,24 @@ done <vm/6.1.9/plan
 	}
 }
 
+func TestTimeUp(t *testing.T) {
+	const ended = "fuzz: elapsed: 30s, execs: 52000 (0/sec)\n--- FAIL: FuzzX (30.02s)\n    context deadline exceeded\nFAIL\n"
+	if !timeUp(ended) || timeUp(ended+"    Failing input written to testdata/fuzz/FuzzX/1234\n") || timeUp("--- FAIL: FuzzX (3.00s)\n") {
+		t.Error("only a target that failed by the end of its time is to be fuzzed once more")
+	}
+}
+
+func TestCrashOf(t *testing.T) {
+	for out, want := range map[string]string{
+		"boot\nvm: kernel 6.1 crashed:\nBUG: x\n": "crashed:\nBUG: x\n", "boot\nvm: the VM ended without a result (qemu: 0)\n": "the VM ended without a result (qemu: 0)\n",
+		"--- FAIL: TestX\n": "", "vm: stopped after 10800 s\n": "",
+	} {
+		if got := crashOf([]byte(out)); got != want {
+			t.Errorf("of %q it says %q", out, got)
+		}
+	}
+}
+
 func TestFuzzTargets(t *testing.T) {
 	dir := t.TempDir()
 	text := "package x\n\nfunc FuzzOne(f *testing.F) {\n}\n// func FuzzNot(f *testing.F)\nfunc TestX(t *testing.T) {}\nfunc FuzzTwo(fz *testing.F) {}\n"

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long anything may take; a VM without hardware help on a busy machine is slow.
-const patience = time.Minute
+const patience = 4 * time.Minute
 
 const (
 	mainUnit   = "xdpd.service"        // what an administrator starts and stops

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -21,6 +22,28 @@ func (s *Staged) in(f func() error) error {
 		return f()
 	}
 	return s.plan.In(f)
+}
+
+// Somebody may have removed the pin of the device's link just now, and the kernel takes its program off a moment later, which
+// it tells nobody.
+const (
+	lingers   = 200 * time.Millisecond
+	lookAgain = 10 * time.Millisecond
+)
+
+// attachSoon is attach that waits for a link of the device that is going.
+func (s *Staged) attachSoon(mode chain.Mode) (held xdpLink, err error) {
+	revisions, err := s.plane.Revisions(s.device)
+	if err != nil {
+		return nil, err
+	}
+	ran := slices.ContainsFunc(revisions, func(rev uint64) bool { return rev != 0 && rev != s.revision })
+	for deadline := time.Now().Add(lingers); ; time.Sleep(lookAgain) {
+		held, err = s.attach(mode)
+		if !errors.Is(err, ErrBusy) || !ran || time.Now().After(deadline) {
+			return held, err
+		}
+	}
 }
 
 // attach puts the transparent program on the interface, natively unless generic is asked for, and with auto

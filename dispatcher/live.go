@@ -143,7 +143,7 @@ func (p *Plane) detachOwn(d Device, held xdpLink) error {
 	}
 	if _, err := p.pinnedRevision(d, info.program); errors.Is(err, ErrForeign) {
 		if another, err := p.ofAnother(d, info.program); err != nil || another {
-			return err
+			return errors.Join(err, p.preserve(filepath.Join(p.chainDir(d), "link")))
 		}
 	}
 	failpoint.Hit(failpoint.DetachBefore)
@@ -252,16 +252,8 @@ func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
 
 // ofAnother tells whether a program is a revision of another device.
 func (p *Plane) ofAnother(d Device, program uint32) (bool, error) {
-	devices, err := p.Devices()
-	if err != nil {
-		return false, err
-	}
-	for _, other := range devices {
-		if other != d && p.Belongs(other, program) {
-			return true, nil
-		}
-	}
-	return false, nil
+	owner, found, err := p.ownerOf(program)
+	return found && owner != d, err
 }
 
 func (p *Plane) pinnedRevision(d Device, program uint32) (uint64, error) {

@@ -158,7 +158,8 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 		case errors.Is(err, ErrLost):
 			lost = append(lost, path)
 			if known && was.kind != aFolder { // what somebody put in its place is in the way of what is made anew
-				errs = append(errs, removeTree(filepath.Join(p.root, path)))
+				inTheWay := filepath.Join(p.root, path)
+				errs = append(errs, p.preserve(inTheWay), removeTree(inTheWay))
 			}
 		case err != nil:
 			errs = append(errs, fmt.Errorf("pin %s again: %w", path, err))
@@ -169,7 +170,7 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 	}
 	if len(lost) > 0 {
 		if slices.Contains(missing, p.rel(dir)) && !slices.ContainsFunc(restored, func(path string) bool { return s.known[path].id != 0 }) {
-			errs = append(errs, removeTree(dir)) // of what it was nothing is left
+			errs = append(errs, p.preserve(filepath.Join(dir, "link")), removeTree(dir)) // of what it was nothing is left
 			restored, lost = nil, missing
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", strings.Join(lost, ", "), ErrLost))
@@ -243,18 +244,6 @@ func (was pinned) dress(path string) error {
 		err = os.Chmod(path, was.mode)
 	}
 	return err
-}
-
-// place calls put with a path, and gives what that makes the place of whatever is there.
-func (p *Plane) place(path string, put func(path string) error) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return put(path)
-	}
-	beside := path + unfinished
-	if err := errors.Join(removeTree(beside), put(beside)); err != nil {
-		return err
-	}
-	return os.Rename(beside, path)
 }
 
 // open opens the object by its id. The caller closes it. ErrLost: there is none, or it is another one.

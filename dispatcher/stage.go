@@ -108,7 +108,7 @@ func (s *Staged) findLink(frags bool) error {
 	if errors.Is(err, ErrGone) { // its pin is all that is left of it
 		err = nil
 		if !plan.Dry {
-			err = s.unpinLink()
+			err = errors.Join(s.plane.preserve(filepath.Join(s.plane.chainDir(s.device), "link")), s.unpinLink())
 		}
 	}
 	foreign := errors.Is(err, ErrForeign)
@@ -365,7 +365,7 @@ func (s *Staged) createLink(mode chain.Mode, frags bool) error {
 	if err := failpoint.Err(failpoint.StageLink); err != nil {
 		return err
 	}
-	if s.link, err = s.attach(mode); err != nil {
+	if s.link, err = s.attachSoon(mode); err != nil {
 		return err
 	}
 	if err := failpoint.Err(failpoint.StageAttached); err != nil {

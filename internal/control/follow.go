@@ -42,9 +42,11 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 				byProgram[nic.XDP.ID] = ref
 			}
 		}
-		if to, found := byProgram[live.KernelID]; found {
+		switch to, found := byProgram[live.KernelID]; {
+		case to == iface: // it was just changed
+		case found:
 			moves[iface] = to
-		} else {
+		default:
 			lost[iface] = live.KernelID
 		}
 	}
@@ -73,8 +75,10 @@ func (t *tender) search(lost map[string]uint32, moves map[string]string) {
 	found := whereabouts(wanted)
 	for iface, id := range lost {
 		if to := found[id]; to != "" {
-			moves[iface] = to
-			delete(lost, iface) // unless it is not followed at once
+			delete(lost, iface) // it is looked for again if it is not followed at once
+			if to != iface {    // or it was just changed
+				moves[iface] = to
+			}
 		}
 	}
 }

@@ -84,7 +84,7 @@ func (c *Controller) tryToEnd(id uint64, a *attempt) error {
 		c.setProblem(leaseSubject(id), "has ended, and its programs cannot be removed, which will be tried again: "+err.Error())
 		c.log.Error("the programs of a lease that ended cannot be removed", "lease", id, "error", err)
 	}
-	if gone {
+	if gone || !c.tenures.known(id) { // another attempt may have ended it just now
 		c.setProblem(leaseSubject(id), "")
 	}
 	if err == nil {

@@ -185,6 +185,13 @@ func (t *tenures) ended(id uint64, a *attempt, gone, failed bool) (again bool) {
 	return again
 }
 
+// known tells whether a lease has not ended.
+func (t *tenures) known(id uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.of[id] != nil
+}
+
 // retry makes what failed be tried again at once.
 func (t *tenures) retry() {
 	t.mu.Lock()

@@ -60,6 +60,7 @@ type repair struct {
 	seen sight     // when it began
 	last time.Time // when it ended
 	wait time.Duration
+	idle bool // nothing was to be repaired for a while before it began
 
 	elsewhere bool // the interface has another name, and is waited for
 }
@@ -263,10 +264,11 @@ func (t *tender) start(ctx context.Context, subject string, seen sight, do func(
 		t.repairs[subject] = r
 	}
 	same := r.seen.index == seen.index && r.seen.xdp == seen.xdp && (r.seen.gone == seen.gone || !r.elsewhere)
-	if r.busy || same && time.Since(r.last) < r.wait {
+	since := time.Since(r.last)
+	if r.busy || same && since < r.wait {
 		return
 	}
-	r.busy, r.seen = true, seen
+	r.busy, r.seen, r.idle = true, seen, since > calm*r.wait+lookEvery
 	t.tasks.Go(func() {
 		select {
 		case t.slots <- struct{}{}:
@@ -285,7 +287,6 @@ func (t *tender) ended(ctx context.Context, subject string, mended bool, err err
 	defer t.mu.Unlock()
 	r := t.repairs[subject]
 	r.busy, r.elsewhere = false, errors.Is(err, errElsewhere)
-	idle := time.Since(r.last) > calm*r.wait
 	failed := err != nil && !errors.Is(err, errDisplaced)
 	switch {
 	case ctx.Err() != nil:
@@ -294,11 +295,11 @@ func (t *tender) ended(ctx context.Context, subject string, mended bool, err err
 		delete(t.repairs, subject) // an interface that comes back is no fight
 		return
 	case !failed && !mended: // nothing was to be repaired, or it is not ours to do
-		if idle {
+		if r.idle {
 			delete(t.repairs, subject)
 		}
 		return
-	case idle:
+	case r.idle:
 		r.wait = firstRepair
 	default:
 		r.wait = min(2*r.wait, lastRepair)

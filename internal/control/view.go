@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/xdpd/xdpd/chain"
@@ -53,11 +54,49 @@ const listPatience = 5 * time.Second
 // Chains returns all chains, sorted by interface, and with them interfaces that a change left without one and that
 // get it back unless the change is confirmed. One that is just being changed, for long, is as it was saved last.
 func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
+	interfaces, err := c.chained()
+	if err != nil {
+		return nil, err
+	}
+	patience := listPatience
+	out := make([]Chain, 0, len(interfaces))
+	for i := 0; i < len(interfaces); i++ {
+		iface := interfaces[i]
+		began, free := time.Now(), c.interfaces.free(iface)
+		patient, cancel := context.WithTimeout(ctx, patience)
+		view, err := c.Chain(patient, iface)
+		if err != nil && patient.Err() != nil && ctx.Err() == nil {
+			view, err = c.lastView(iface)
+		}
+		cancel()
+		if !free {
+			patience -= time.Since(began) // what it takes to look is no waiting
+		}
+		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
+			// It went while the others were looked at, or has another name now.
+			now, err := c.chained()
+			if err != nil {
+				return nil, err
+			}
+			now = slices.DeleteFunc(now, func(name string) bool { return slices.Contains(interfaces, name) })
+			interfaces = append(interfaces, now...)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, view)
+	}
+	slices.SortFunc(out, func(a, b Chain) int { return strings.Compare(a.Interface, b.Interface) })
+	return out, nil
+}
+
+// chained are the interfaces that have a chain, or get one back unless a change is confirmed, sorted.
+func (c *Controller) chained() (interfaces []string, err error) {
 	chains, err := c.chains()
 	if err != nil {
 		return nil, err
 	}
-	var interfaces []string
 	for _, rec := range chains {
 		interfaces = append(interfaces, rec.Interface)
 	}
@@ -70,29 +109,7 @@ func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 		interfaces = append(interfaces, changed...)
 	}
 	slices.Sort(interfaces)
-	interfaces = slices.Compact(interfaces)
-	patience := listPatience
-	out := make([]Chain, 0, len(interfaces))
-	for _, iface := range interfaces {
-		began, free := time.Now(), c.interfaces.free(iface)
-		patient, cancel := context.WithTimeout(ctx, patience)
-		view, err := c.Chain(patient, iface)
-		if err != nil && patient.Err() != nil && ctx.Err() == nil {
-			view, err = c.lastView(iface)
-		}
-		cancel()
-		if !free {
-			patience -= time.Since(began) // what it takes to look is no waiting
-		}
-		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
-			continue // it went while the others were looked at
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, view)
-	}
-	return out, nil
+	return slices.Compact(interfaces), nil
 }
 
 // lastView is the chain of an interface as it was saved last, while a change of it is being made that takes long.

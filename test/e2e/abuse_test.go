@@ -52,7 +52,7 @@ func TestHugeRequests(t *testing.T) {
 			wg.Go(func() {
 				conn := h.raw()
 				defer conn.Close()
-				ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+				ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 				defer cancel()
 				var answer []byte
 				err := conn.Invoke(ctx, xdpdv1.XdpdService_AddProgram_FullMethodName, huge, &answer, grpc.ForceCodec(rawCodec{}))

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -49,9 +50,9 @@ func (h *host) checkKernel() {
 	h.look().compareKernel()
 }
 
-// ctx ends after patience, and with the test.
+// ctx ends after the host's patience, and with the test.
 func (h *host) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(h.patience, patience))
 	h.Cleanup(cancel)
 	return ctx
 }
@@ -83,7 +84,12 @@ func (h *host) sendThrough(from *model, iface string, k uint64) {
 // eventually waits for what nobody tells of, such as counters in the kernel. What it waits for must stay when it has come.
 func (h *host) eventually(what string, is func() bool) {
 	h.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+	h.within(patience, what, is)
+}
+
+func (h *host) within(limit time.Duration, what string, is func() bool) {
+	h.Helper()
+	for deadline := time.Now().Add(limit); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.Fatalf("it never came to be that %s", what)
 		}

@@ -234,6 +234,7 @@ func (h *host) expiredBy(deadline time.Duration, tr trial) {
 	if !strings.HasPrefix(a.GetEntries()[0].GetWhat(), "not confirmed") {
 		w.await("reverted")
 	}
+	_, _ = h.client.GetChain(h.ctx(), &xdpdv1.GetChainRequest{Interface: iface}) // after what is still done to it; there may be none
 	if now, err := boottime.Now(); err != nil || now < deadline {
 		h.Errorf("it was undone %v before its time (%v)", deadline-now, err)
 	}

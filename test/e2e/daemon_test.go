@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -37,6 +38,9 @@ type host struct {
 	ids    kernelIDs // that the daemon made and that are gone after a stop
 	d      *daemon   // the one that was started last
 	client *client.Client
+
+	patience time.Duration // with calls, starts and stops of the daemon; 0: patience
+
 	wires  map[string]wire
 	others map[string]*nettest.NS // by what is before the colon in references
 	moved  map[string]device      // where links were made of interfaces that are elsewhere now
@@ -112,6 +116,8 @@ type daemon struct {
 	done    chan struct{} // closed when it ended
 	notices *net.UnixConn
 	ended   *os.ProcessState // after done
+
+	patience time.Duration // with its end
 }
 
 // launch starts a daemon and does not wait for it.
@@ -127,7 +133,7 @@ func (h *host) launch(env ...string) *daemon {
 	if err != nil {
 		h.Fatal(err)
 	}
-	d := &daemon{TB: h, ready: make(chan struct{}), done: make(chan struct{}), notices: notices}
+	d := &daemon{TB: h, ready: make(chan struct{}), done: make(chan struct{}), notices: notices, patience: cmp.Or(h.patience, patience)}
 	d.cmd = exec.Command(filepath.Join(binDir, "xdpd"), "serve", "--config", h.config)
 	d.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+path), env...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
@@ -180,8 +186,8 @@ func (h *host) start(env ...string) *daemon {
 	case <-d.ready:
 	case <-d.done:
 		h.Fatalf("the daemon ended before it was ready: %v\n%s", d.ended, d.log.String())
-	case <-time.After(patience):
-		h.Fatalf("the daemon is not ready after %v", patience)
+	case <-time.After(d.patience):
+		h.Fatalf("the daemon is not ready after %v", d.patience)
 	}
 	c, err := client.Dial(h.socket)
 	if err != nil {
@@ -197,8 +203,8 @@ func (d *daemon) wait() *os.ProcessState {
 	d.Helper()
 	select {
 	case <-d.done:
-	case <-time.After(patience):
-		d.Fatalf("the daemon did not end within %v\n%s", patience, d.log.String())
+	case <-time.After(d.patience):
+		d.Fatalf("the daemon did not end within %v\n%s", d.patience, d.log.String())
 	}
 	return d.ended
 }

@@ -198,6 +198,7 @@ func TestPatterns(t *testing.T) {
 	h.renew("xdev10", "xp0")
 	h.renew("xdev12", "xp2")
 	h.eventually("the program is on xdev12 again", func() bool { return has("xdev12") })
+	h.eventually("the program is on the new peer, which matches too", func() bool { return has(second + "p") })
 	h.well()
 	if has(second) || slices.Contains(h.chained(), "xdev10") {
 		t.Error("the program came back where it was taken from")

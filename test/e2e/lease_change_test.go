@@ -21,7 +21,7 @@ func TestLeaseWaits(t *testing.T) {
 	for _, settle := range []string{"confirm", "cancel"} {
 		t.Run(settle, func(t *testing.T) {
 			h, before := newLeaseHost(t)
-			l, _ := h.holds(client.HoldOptions{})
+			l, _ := h.holds(client.HoldOptions{Grace: anHour})
 			h.rent(l.Token())
 			a, err := h.client.UpdateMembers(h.ctx(), &xdpdv1.UpdateMembersRequest{
 				Updates: []*xdpdv1.MemberUpdate{{Program: "tap", Interface: second, Priority: ptr(int32(99))}},
@@ -63,7 +63,7 @@ func TestLeaseWaits(t *testing.T) {
 // TestLeaseUndo undoes a change that removed a program whose lease has ended since: it does not come back.
 func TestLeaseUndo(t *testing.T) {
 	h, before := newLeaseHost(t)
-	l, _ := h.holds(client.HoldOptions{})
+	l, _ := h.holds(client.HoldOptions{Grace: anHour})
 	h.rent(l.Token())
 	a, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "guard", Options: within(time.Hour)})
 	if err != nil {
@@ -80,7 +80,7 @@ func TestLeaseUndo(t *testing.T) {
 	h.over(before, l.Token())
 
 	// Nothing of this one is in a chain: its lease ends at once.
-	l, _ = h.holds(client.HoldOptions{})
+	l, _ = h.holds(client.HoldOptions{Grace: anHour})
 	if _, err = h.client.AddProgram(h.ctx(), leased(l.Token(), add("guard", "drop", nettest.Dev))); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestLeaseUndo(t *testing.T) {
 	h.over(before, l.Token())
 
 	// One whose lease goes on is brought back.
-	l, _ = h.holds(client.HoldOptions{})
+	l, _ = h.holds(client.HoldOptions{Grace: anHour})
 	h.rent(l.Token())
 	if a, err = h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "guard", Options: within(time.Hour)}); err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestLeaseUndo(t *testing.T) {
 // TestLeaseRollback goes back to chains with programs of leases: those whose lease has ended are left out.
 func TestLeaseRollback(t *testing.T) {
 	h, before := newLeaseHost(t)
-	l, _ := h.holds(client.HoldOptions{})
+	l, _ := h.holds(client.HoldOptions{Grace: anHour})
 	h.rent(l.Token())
 	with := h.chain(second).GetRevision()
 	if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "tap"}); err != nil {
@@ -139,9 +139,9 @@ func TestLeaseRollback(t *testing.T) {
 // TestLeaseRefusals asks for what leases are not for, and for what they are.
 func TestLeaseRefusals(t *testing.T) {
 	h, _ := newLeaseHost(t)
-	l, _ := h.holds(client.HoldOptions{})
+	l, _ := h.holds(client.HoldOptions{Grace: anHour})
 	h.rent(l.Token())
-	other, _ := h.holds(client.HoldOptions{})
+	other, _ := h.holds(client.HoldOptions{Grace: anHour})
 	const invalid = xdpdv1.ErrorReason_ERROR_REASON_INVALID_ARGUMENT
 	untokened := add("n", "pass", nettest.Dev)
 	untokened.Lifetime = xdpdv1.Lifetime_LIFETIME_LEASE

@@ -29,7 +29,7 @@ func TestLeaseOverKill(t *testing.T) {
 			h.d.kill()
 			h.send(second, 5) // the programs of the lease are at work
 			h.start()
-			h.eventually("the client holds its lease again", func() bool { return h.leases()[0].GetHeld() })
+			h.eventually("the client holds its lease again", h.held)
 			h.rented(true)
 			h.Check()
 		}
@@ -67,10 +67,10 @@ func TestLeaseOverKill(t *testing.T) {
 // TestLeaseTakeover hands a lease from one client to another, which nothing of the chains sees.
 func TestLeaseTakeover(t *testing.T) {
 	h, before := newLeaseHost(t)
-	r, token := h.lessee()
+	r, token := h.lessee("--grace", anHour.String())
 	h.rent(token)
 	imprint := h.takeImprint()
-	l, _ := h.holds(client.HoldOptions{Token: token})
+	l, _ := h.holds(client.HoldOptions{Token: token, Grace: anHour})
 	end := r.end()
 	if end.code != 128+int(unix.SIGTERM) || !strings.Contains(end.stderr, "LEASE_TAKEN") || !strings.Contains(end.stderr, fmt.Sprintf("pid: %d", os.Getpid())) {
 		t.Errorf("the first client: %+v", end)
@@ -78,7 +78,7 @@ func TestLeaseTakeover(t *testing.T) {
 	if v := h.rented(true); v.GetHolder().GetPid() != int32(os.Getpid()) {
 		t.Errorf("the lease is %v", v)
 	}
-	next, _ := h.holds(client.HoldOptions{Token: token})
+	next, _ := h.holds(client.HoldOptions{Token: token, Grace: anHour})
 	select {
 	case <-l.Lost():
 	case <-time.After(patience):
@@ -103,21 +103,12 @@ func TestLeaseTakeover(t *testing.T) {
 // TestLeaseReload replaces the process of the daemon: clients hold their leases again, and nothing is removed meanwhile.
 func TestLeaseReload(t *testing.T) {
 	h, before := newLeaseHost(t)
-	l, _ := h.holds(client.HoldOptions{})
-	r, other := h.lessee()
+	l, _ := h.holds(client.HoldOptions{Grace: anHour})
+	r, other := h.lessee("--grace", anHour.String())
 	h.rent(l.Token())
 	imprint := h.takeImprint()
-	started := func() time.Time {
-		s, err := h.client.GetStatus(h.ctx(), &xdpdv1.GetStatusRequest{})
-		if err != nil {
-			return time.Time{}
-		}
-		return s.GetStarted().AsTime()
-	}
 	for range 3 {
-		last := started()
-		h.d.signal(unix.SIGHUP)
-		h.eventually("the daemon was replaced", func() bool { return started().After(last) })
+		h.reload()
 		h.eventually("both clients hold their leases again", func() bool {
 			return !slices.ContainsFunc(h.leases(), func(l *xdpdv1.Lease) bool { return !l.GetHeld() })
 		})
@@ -128,7 +119,6 @@ func TestLeaseReload(t *testing.T) {
 			t.Errorf("there is\n%s\nthere was\n%s", now, imprint)
 		}
 	}
-	h.model.started()
 	h.learn()
 	h.Check()
 	failIf(t, r.cmd.Process.Signal(unix.SIGTERM))
@@ -235,7 +225,7 @@ func TestLeaseErrors(t *testing.T) {
 	h.rent(l.Token())
 	h.d.kill()
 	h.start("XDPD_FAILPOINT=save.before=error,commit.before=error@2")
-	h.eventually("the client holds its lease again", func() bool { return h.leases()[0].GetHeld() })
+	h.eventually("the client holds its lease again", h.held)
 	w := h.watch("")
 	subject := fmt.Sprintf("lease %d", h.rented(true).GetId())
 	if err := l.Release(t.Context()); err == nil || !strings.Contains(err.Error(), "failpoint save.before") || !strings.Contains(err.Error(), "tried again") {

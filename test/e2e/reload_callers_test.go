@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,9 +42,7 @@ func (h *host) callers(n int) *callers {
 					h.Errorf("caller %d: %v", i, err)
 				}
 				c.calls.Add(1)
-				if testing.Short() {
-					time.Sleep(50 * time.Millisecond) // the daemon has to get at the processors too
-				}
+				time.Sleep(50 * time.Millisecond) // the daemon has to get at the processors too
 			}
 		})
 	}

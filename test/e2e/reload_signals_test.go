@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,13 +34,19 @@ func (h *host) checker() (pid int) {
 	return 0
 }
 
-// stateOf is the kernel's letter for what a process does, "" if there is none.
-func stateOf(pid int) string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
+// stateOf is the kernel's letter for what a process does, "T" only if all its threads stand still; "" if there is none.
+func stateOf(pid int) (state string) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // the pattern is a good one
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it ended
+		}
+		if state = strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[0]; state != "T" {
+			return state
+		}
 	}
-	return strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[0]
+	return state
 }
 
 // reachedPoint waits until the daemon, or the process that checks for it, stands still at a point, and returns which.
@@ -170,11 +177,12 @@ func TestReloadTwice(t *testing.T) {
 			h := newReloadHost(t)
 			h.start("XDPD_FAILPOINT=" + point + "=stop")
 			h.do(adding(add("a", "pass", nettest.Dev)))
+			install := h.prepare(nil) // a check has not the time for it
 			h.d.signal(unix.SIGHUP)
 			pid := h.reachedPoint(point)
 			h.d.signal(unix.SIGHUP)
 			h.d.signal(unix.SIGHUP) // is the same order
-			h.install(nil)
+			install()
 			if err := unix.Kill(pid, unix.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
@@ -194,6 +202,20 @@ func TestReloadTwice(t *testing.T) {
 	}
 }
 
+// reloaded waits until no reload is under way or ordered.
+func (h *host) reloaded() {
+	h.Helper()
+	last, since := -1, time.Now()
+	h.eventually("no reload is under way", func() bool {
+		log := h.d.log.String()
+		begun, done := strings.Count(log, "msg=reloading "), strings.Count(log, "msg=ready ")-1 // the first is of the start
+		if begun != last || begun != done || h.checker() != 0 {
+			last, since = begun, time.Now()
+		}
+		return time.Since(since) > time.Second
+	})
+}
+
 // TestReloadStorm orders reloads all the time, under clients: in the end one runs as ever.
 func TestReloadStorm(t *testing.T) {
 	h := newReloadHost(t)
@@ -210,6 +232,7 @@ func TestReloadStorm(t *testing.T) {
 	}
 	callers.more(h, 50)
 	callers.stop()
+	h.reloaded()
 	h.reload()
 	h.Check()
 	h.stop(unix.SIGTERM)

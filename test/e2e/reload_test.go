@@ -56,6 +56,12 @@ func newReloadHost(t *testing.T, more ...string) *host {
 // is there.
 func (h *host) install(program []byte) {
 	h.Helper()
+	h.prepare(program)()
+}
+
+// prepare is install up to the rename.
+func (h *host) prepare(program []byte) (install func()) {
+	h.Helper()
 	path := filepath.Join(binDir, "xdpd")
 	var err error
 	if program == nil {
@@ -63,12 +69,13 @@ func (h *host) install(program []byte) {
 			h.Fatal(err)
 		}
 	}
-	err = os.WriteFile(path+".new", program, 0o700)
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
+	if err = os.WriteFile(path+".new", program, 0o700); err != nil {
 		h.Fatal(err)
+	}
+	return func() {
+		if err := os.Rename(path+".new", path); err != nil {
+			h.Fatal(err)
+		}
 	}
 }
 
@@ -85,15 +92,17 @@ func (h *host) logged(times int, text string) {
 	})
 }
 
+// lateCheck is what the log says of a check that took too long.
+const lateCheck = "did not answer within"
+
 // reload reloads and waits until the next program is ready. A machine that has no time for the check refuses, and is
 // asked again.
 func (h *host) reload() {
 	h.Helper()
-	const late = "did not answer within"
-	before, refused := h.since(), strings.Count(h.d.log.String(), late)
+	before, refused := h.since(), strings.Count(h.d.log.String(), lateCheck)
 	h.d.signal(unix.SIGHUP)
 	h.eventually("another program serves", func() bool {
-		if n := strings.Count(h.d.log.String(), late); n > refused {
+		if n := strings.Count(h.d.log.String(), lateCheck); n > refused {
 			refused = n
 			h.d.signal(unix.SIGHUP)
 		}
@@ -173,6 +182,8 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.reload() // so that both are after one
+	h.logged(2, "msg=ready ")
+	h.checkDescriptors()
 	open := h.descriptors()
 	times, clients := 10, 20
 	if testing.Short() {

@@ -150,6 +150,7 @@ func TestUndoneWithoutANamespace(t *testing.T) {
 // TestUndoingDoesNotWaitForOthers lets the time of two changes be up, and the undoing of the first does not get on: the second
 // is undone.
 func TestUndoingDoesNotWaitForOthers(t *testing.T) {
+	t.Parallel() // it takes 18 s
 	h := newHost(t, second)
 	env, reached := h.halt(failpoint.StagePinned, 4)
 	h.start(env...)
@@ -158,7 +159,7 @@ func TestUndoingDoesNotWaitForOthers(t *testing.T) {
 	var ids []uint64
 	for i, iface := range []string{second, nettest.Dev} {
 		r := add(fmt.Sprint("b", i), "goon", iface)
-		r.Options = within(time.Duration(2+i) * time.Second)
+		r.Options = within(time.Duration(15+3*i) * time.Second) // both are there before the first is up
 		added, err := h.client.AddProgram(h.ctx(), r)
 		if err != nil {
 			t.Fatal(err)

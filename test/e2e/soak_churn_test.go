@@ -47,7 +47,7 @@ func (s *soak) operation(d draw, c *client.Client) bool {
 	defer s.gate.RUnlock()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	before := s.outages.Load()
+	before, reloads := s.outages.Load(), s.reloads.Load()
 	if before%2 == 1 {
 		time.Sleep(5 * time.Millisecond) // clients pause while there is no daemon
 	}
@@ -66,7 +66,7 @@ func (s *soak) operation(d draw, c *client.Client) bool {
 		_, err = one.ask(r)
 	}
 	killed := before%2 == 1 || s.outages.Load() != before
-	s.judge(what, err, killed)
+	s.judge(what, err, killed || reloads%2 == 1 || s.reloads.Load() != reloads)
 	return !killed
 }
 
@@ -74,14 +74,14 @@ func nameOf(r proto.Message) string {
 	return strings.TrimSuffix(string(r.ProtoReflect().Descriptor().Name()), "Request")
 }
 
-// judge fails the test for what is neither done nor refused for a reason, unless the daemon was killed meanwhile.
-func (s *soak) judge(what string, err error, killed bool) {
+// judge fails the test for what is neither done nor refused for a reason, unless the daemon was killed or reloaded meanwhile.
+func (s *soak) judge(what string, err error, away bool) {
 	how := "done"
 	switch reason := client.Reason(err); {
 	case err == nil:
 	case reason != 0:
 		how = strings.TrimPrefix(reason.String(), "ERROR_REASON_")
-	case killed && status.Code(err) == codes.Unavailable:
+	case away && status.Code(err) == codes.Unavailable:
 		how = "cut off"
 	default:
 		s.Errorf("%s: %v", what, err)
@@ -254,13 +254,10 @@ func (s *soak) wrong() {
 		s.killLessee()
 	case n < 86:
 		what = "kill"
-		s.outages.Add(1)
-		s.d.kill()
-		s.start()
-		s.outages.Add(1)
+		during(&s.outages, func() { s.d.kill(); s.start() })
 	case n < 90:
 		what = "reload"
-		s.reload()
+		during(&s.reloads, s.reload) // what its drain has no time for is cut off
 	}
 	if what != "" {
 		s.judge(what, nil, false)

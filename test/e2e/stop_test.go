@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,15 +78,8 @@ func (h *host) meanwhile(change proto.Message, do func()) (id uint64) {
 	return r.answer.GetChange().GetPending().GetId()
 }
 
-// state is the kernel's letter for what the daemon's main thread does.
-func (h *host) state() string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.d.cmd.Process.Pid))
-	if err != nil {
-		return ""
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	return fields[0]
-}
+// state is the kernel's letter for what the daemon does.
+func (h *host) state() string { return stateOf(h.d.cmd.Process.Pid) }
 
 // TestSecondDaemon starts a daemon where one runs already, with all or a part of its places. It refuses and
 // says why, and the first goes on.

@@ -270,7 +270,7 @@ func TestStorageSlow(t *testing.T) {
 	late := func(r *xdpdv1.AddProgramRequest) chan error {
 		done := make(chan error, 1)
 		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // to come to the disk
 			defer cancel()
 			_, err := h.client.AddProgram(ctx, r)
 			done <- err

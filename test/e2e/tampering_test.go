@@ -68,7 +68,10 @@ func TestLinkPinMoved(t *testing.T) {
 			move()
 			h.start()
 		case "removed":
-			h.meanwhileStopped(move)
+			h.meanwhileStopped(func() {
+				move()
+				h.bare(second)
+			})
 			if _, err := h.client.RemoveProgram(h.ctx(), &xdpdv1.RemoveProgramRequest{Name: "b"}); err != nil {
 				t.Error(err)
 			}
@@ -182,6 +185,7 @@ func TestPatternsDoNotWait(t *testing.T) {
 		return err == nil && len(s.GetProblems()) == 1
 	})
 	h.unplug("xdev10")
+	h.eventually("the chain is gone with its interface", func() bool { return !slices.Contains(h.chained(), "xdev10") })
 	h.well()
 	h.Check()
 	h.stop(unix.SIGTERM)

@@ -83,7 +83,7 @@ func (w *watcher) end() {
 // next is the next event.
 func (w *watcher) next() *xdpdv1.WatchResponse {
 	w.Helper()
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(untilRepaired)
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
@@ -100,7 +100,7 @@ func (w *watcher) next() *xdpdv1.WatchResponse {
 		select {
 		case <-more:
 		case <-timer.C:
-			w.Fatalf("no event within %v; those before: %v", patience, w.tail())
+			w.Fatalf("no event within %v; those before: %v", untilRepaired, w.tail())
 		}
 	}
 }

@@ -4,10 +4,12 @@ package dispatcher
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,13 +36,8 @@ func TestContractLinkOfAnother(t *testing.T) {
 		} {
 			t.Run(what+" where it is "+how, func(t *testing.T) {
 				b := newBench(t)
-				b.ns.AddPair(t, "xdev7", "xdev7p")
-				other := Device{Netns: b.dev.Netns, Ifindex: b.ns.Index(t, "xdev7")}
-				p := b.load("step", "")
-				b.run(b.plan(p.on(passing)))
-				b.runOn(other, b.plan(p.on(passing)))
+				other := b.two()
 				b.check(errors.Join(b.plane.Learn(b.dev), b.plane.Learn(other)))
-				b.collect()
 				was, err := b.plane.Live(b.dev)
 				b.check(err)
 				home, place := filepath.Join(b.plane.chainDir(b.dev), "link"), filepath.Join(b.plane.chainDir(other), "link")
@@ -71,4 +68,115 @@ func TestContractLinkOfAnother(t *testing.T) {
 			})
 		}
 	}
+}
+
+// two makes chains on two interfaces, as revisions 1 and 2, and returns the second device.
+func (b *bench) two() Device {
+	b.Helper()
+	b.ns.AddPair(b, "xdev7", "xdev7p")
+	other := Device{Netns: b.dev.Netns, Ifindex: b.ns.Index(b, "xdev7")}
+	p := b.load("step", "")
+	b.run(b.plan(p.on(passing)))
+	b.runOn(other, b.plan(p.on(passing)))
+	b.collect()
+	return other
+}
+
+// TestContractDetachWithoutPin moves pins away, of the link or all: the device is detached all the same, and so it is by a
+// Teardown.
+func TestContractDetachWithoutPin(t *testing.T) {
+	for _, what := range []string{"link", ""} {
+		for _, teardown := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%q %v", what, teardown), func(t *testing.T) {
+				b := newBench(t)
+				b.two()
+				b.learn()
+				away := filepath.Join(testFS, "away")
+				b.check(os.Rename(filepath.Join(b.plane.chainDir(b.dev), what), away))
+				t.Cleanup(func() { os.RemoveAll(away) })
+				if teardown {
+					b.check(b.plane.Teardown())
+					b.restart()
+				} else {
+					b.check(b.plane.Detach(b.dev))
+				}
+				if id := b.xdp(); id != 0 {
+					t.Errorf("program %d stays", id)
+				}
+				b.check(os.RemoveAll(away))
+			})
+		}
+	}
+}
+
+// TestContractDetachOfACopy has pins of a running link in a folder of no device: to detach that leaves the link.
+func TestContractDetachOfACopy(t *testing.T) {
+	b := newBench(t)
+	b.two()
+	b.learn()
+	live := b.live(1)
+	copied := Device{Netns: b.dev.Netns, Ifindex: 999}
+	b.check(os.Rename(b.plane.chainDir(b.dev), b.plane.chainDir(copied)))
+	_, err := b.plane.Restore(b.dev)
+	b.check(err)
+	for range 2 {
+		b.check(b.plane.Detach(copied))
+		if now := b.live(1); now != live {
+			t.Errorf("%+v runs, it was %+v", now, live)
+		}
+		b.restart()
+	}
+}
+
+// TestContractLinkOfAnotherUnseen puts the link of another interface, of which there are no other pins, in the place of the
+// device's own while no daemon runs: it is not taken for that.
+func TestContractLinkOfAnotherUnseen(t *testing.T) {
+	b := newBench(t)
+	other := b.two()
+	b.check(os.Rename(filepath.Join(b.plane.chainDir(other), "link"), filepath.Join(b.plane.chainDir(b.dev), "link")))
+	b.check(os.RemoveAll(b.plane.chainDir(other)))
+	b.restart()
+	if live, err := b.plane.Live(b.dev); !errors.Is(err, ErrGone) {
+		t.Errorf("%+v runs, %v", live, err)
+	}
+	if _, err := b.plane.Resume(b.dev, 1); err == nil {
+		t.Error("the other interface can be swapped to this chain")
+	}
+	b.run(b.plan())
+	b.follow(frame(), 5)
+}
+
+// TestContractSomethingElsePinned puts a map where the link was while no daemon runs. It makes room.
+func TestContractSomethingElsePinned(t *testing.T) {
+	b := newBench(t)
+	p := b.load("step", "")
+	b.run(b.plan(p.on(passing)))
+	link := filepath.Join(b.plane.chainDir(b.dev), "link")
+	b.check(errors.Join(os.Remove(link), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 1), "counters"), link)))
+	b.restart()
+	if _, err := b.plane.Restore(b.dev); !errors.Is(err, ErrLost) {
+		t.Errorf("Restore gives %v", err)
+	}
+	b.run(b.plan(p.on(passing)))
+	b.follow(frame(), 5, 1)
+	b.check(errors.Join(os.Remove(link), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 2), "counters"), link)))
+	b.check(b.plane.Detach(b.dev))
+}
+
+func (b *bench) pinCopy(from, to string) error {
+	m, err := ebpf.LoadPinnedMap(from, nil)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Pin(to)
+}
+
+// TestPinsStrayEntry has something in the folder that is not the daemon's: it does not keep it from its own pins.
+func TestPinsStrayEntry(t *testing.T) {
+	b := newBench(t)
+	b.run(b.plan(b.load("step", "").on(passing)))
+	b.check(os.Mkdir(filepath.Join(b.plane.Root(), "old"), 0o700))
+	b.restart()
+	b.live(1)
 }

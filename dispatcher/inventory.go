@@ -25,8 +25,9 @@ import (
 // Whoever changes pins by this package need not tell: what it removes or makes anew is forgotten. Learn is for what a change
 // left behind, after it.
 type inventory struct {
-	mu     sync.Mutex        // protects stocks
+	mu     sync.Mutex        // protects the rest; it is locked after that of a stock
 	stocks map[string]*stock // by folder, relative to the root: chains/7-5, programs/3
+	owners map[uint32]Device // of dispatchers that were learned, by their ids
 }
 
 // stock is what is known of one folder and all below.
@@ -94,6 +95,9 @@ func (p *Plane) learn(dir string, lacking needs) error {
 		return err
 	}
 	s.known, s.stamps = now.found, now.stamps
+	if d, ok := parseDevice(filepath.Base(dir)); ok {
+		p.inventory.owns(d, now.found)
+	}
 	return nil
 }
 
@@ -307,19 +311,6 @@ func isSlotFunction(name string) bool {
 	return err == nil && name == slotFunction(n)
 }
 
-// learnedRevision finds the revision whose dispatcher had this id when it was learned.
-func (p *Plane) learnedRevision(d Device, program uint32) (revision uint64, ok bool) {
-	s := p.stock(p.chainDir(d))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for path, was := range s.known {
-		if filepath.Base(path) == "dispatcher" && was.id == program {
-			return parseRevision(filepath.Base(filepath.Dir(path)))
-		}
-	}
-	return 0, false
-}
-
 // learnedRevisions are the revisions of a device of which something is known.
 func (p *Plane) learnedRevisions(d Device) (revisions []uint64) {
 	s := p.stock(p.chainDir(d))
@@ -337,8 +328,9 @@ func (p *Plane) learnedRevisions(d Device) (revisions []uint64) {
 func (p *Plane) learned() (devices []Device, programs []uint64) {
 	in := &p.inventory
 	in.mu.Lock()
-	defer in.mu.Unlock()
-	for key, s := range in.stocks {
+	stocks := maps.Clone(in.stocks)
+	in.mu.Unlock()
+	for key, s := range stocks {
 		s.mu.Lock()
 		known := len(s.known)
 		s.mu.Unlock()
@@ -383,6 +375,9 @@ func (p *Plane) forget(path string) {
 	s.stamps, s.missing = nil, nil
 	s.mu.Unlock()
 	if path == key {
+		if d, ok := parseDevice(filepath.Base(key)); ok {
+			p.inventory.owns(d, nil)
+		}
 		p.inventory.mu.Lock()
 		delete(p.inventory.stocks, key)
 		p.inventory.mu.Unlock()

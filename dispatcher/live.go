@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpd/xdpd/chain"
 	"github.com/xdpd/xdpd/internal/failpoint"
@@ -37,7 +38,7 @@ func (p *Plane) Live(d Device) (Live, error) {
 		return Live{}, fmt.Errorf("%w: there is no pin of it", ErrGone)
 	}
 	defer held.Close()
-	revision, err := p.findRevision(d, info.program)
+	revision, err := p.findRevision(d, info)
 	return Live{revision, info.program, info.link, info.ifindex}, err
 }
 
@@ -120,32 +121,59 @@ func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
 }
 
 // Detach takes the device's program off the interface at once and removes all pins of the device. An absent
-// one is fine, so is an interface that is gone.
+// one is fine, so is an interface that is gone, and a link whose pin somebody moved or removed.
 func (p *Plane) Detach(d Device) error {
 	held, err := asXDP(link.LoadPinnedLink(filepath.Join(p.chainDir(d), "link"), nil))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("open link: %w", err)
-	default:
-		if err := errors.Join(p.detachOwn(d, held), held.Close()); err != nil {
+	}
+	own := false
+	if err == nil { // else nothing is there, or something else
+		own, err = p.detachOwn(d, held)
+		if err := errors.Join(err, held.Close()); err != nil {
 			return fmt.Errorf("detach link: %w", err)
+		}
+	}
+	if !own {
+		if err := p.detachStray(d); err != nil {
+			return fmt.Errorf("detach link without a pin: %w", err)
 		}
 	}
 	return p.remove(p.chainDir(d))
 }
 
-// detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place.
-func (p *Plane) detachOwn(d Device, held xdpLink) error {
+// detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place: then that has it.
+func (p *Plane) detachOwn(d Device, held xdpLink) (own bool, err error) {
 	info, err := infoOf(held)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if _, err := p.pinnedRevision(d, info.program); errors.Is(err, ErrForeign) {
-		if another, err := p.ofAnother(d, info.program); err != nil || another {
-			return errors.Join(err, p.preserve(filepath.Join(p.chainDir(d), "link")))
+	if info.ifindex != d.Ifindex || !p.Belongs(d, info.program) {
+		owner, found, err := p.ownerOf(info)
+		if err != nil {
+			return false, err
+		}
+		if found && owner != d {
+			return false, p.preserve(filepath.Join(p.chainDir(d), "link"))
 		}
 	}
+	return true, p.detach(held)
+}
+
+// detachStray detaches a link of the device that lives on without its pin, as far as the daemon may look for it.
+func (p *Plane) detachStray(d Device) error {
+	found, err := p.strays(d)
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	errs := []error{err}
+	for _, l := range found {
+		errs = append(errs, p.detach(l), l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Plane) detach(held xdpLink) error {
 	failpoint.Hit(failpoint.DetachBefore)
 	// Traffic changes here: the interface has no XDP program any more.
 	if err := held.Detach(); err != nil {
@@ -232,28 +260,31 @@ func infoOf(l xdpLink) (linkInfo, error) {
 // findRevision finds the revision of a program id: one that is pinned, or was when its pins were learned. A dispatcher on a link
 // of ours of which somebody removed all pins while nobody knew them has revision 0: it is ours, and there is no more of it.
 // ErrGone: somebody pinned another device's link in the place of this one's.
-func (p *Plane) findRevision(d Device, program uint32) (uint64, error) {
-	revision, err := p.pinnedRevision(d, program)
-	if errors.Is(err, ErrForeign) {
-		if learned, ok := p.learnedRevision(d, program); ok {
-			return learned, nil
-		}
-		switch another, err := p.ofAnother(d, program); {
-		case err != nil:
-			return 0, err
-		case another:
-			return 0, fmt.Errorf("%w: what is pinned is the link of another interface", ErrGone)
-		case isDispatcher(program):
-			return 0, nil
-		}
+func (p *Plane) findRevision(d Device, info linkInfo) (uint64, error) {
+	of := func(owner Device, found bool) bool { return found && owner != d }
+	another := fmt.Errorf("%w: what is pinned is the link of another interface", ErrGone)
+	if info.ifindex != d.Ifindex && of(p.inventory.learnedOwner(info.program)) {
+		return 0, another
 	}
-	return revision, err
-}
-
-// ofAnother tells whether a program is a revision of another device.
-func (p *Plane) ofAnother(d Device, program uint32) (bool, error) {
-	owner, found, err := p.ownerOf(program)
-	return found && owner != d, err
+	revision, err := p.pinnedRevision(d, info.program)
+	if !errors.Is(err, ErrForeign) {
+		return revision, err
+	}
+	if learned, ok := p.learnedRevision(d, info.program); ok {
+		return learned, nil
+	}
+	owner, found, ownerErr := p.ownerOf(info)
+	switch {
+	case ownerErr != nil:
+		return 0, ownerErr
+	case of(owner, found):
+		return 0, another
+	case !isDispatcher(info.program):
+		return 0, err
+	case info.ifindex != d.Ifindex:
+		return 0, fmt.Errorf("%w: what is pinned is a link of interface %d", ErrGone, info.ifindex)
+	}
+	return 0, nil
 }
 
 func (p *Plane) pinnedRevision(d Device, program uint32) (uint64, error) {

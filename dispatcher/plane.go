@@ -240,8 +240,9 @@ func checkOurs(root string) error {
 	if err != nil {
 		return err
 	}
+	ours := slices.Contains(names, "programs") && slices.Contains(names, "chains") // whatever somebody has put beside them
 	for _, name := range names {
-		if name != "programs" && name != "chains" {
+		if !ours && name != "programs" && name != "chains" {
 			return fmt.Errorf("%s exists and is not xdpd's: it has a foreign entry %q (remove it, or set another bpffs in the configuration)", root, name)
 		}
 	}
@@ -259,6 +260,12 @@ func (p *Plane) Teardown() error {
 	}
 	devices, err := p.Devices()
 	errs := []error{err}
+	learned, _ := p.learned() // somebody may have moved their folders
+	for _, d := range learned {
+		if !slices.Contains(devices, d) {
+			devices = append(devices, d)
+		}
+	}
 	for _, d := range devices {
 		errs = append(errs, p.Detach(d))
 	}

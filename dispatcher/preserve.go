@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -25,7 +26,7 @@ func (p *Plane) preserve(path string) error {
 	if err != nil || info.ifindex == 0 {
 		return err
 	}
-	owner, found, err := p.ownerOf(info.program)
+	owner, found, err := p.ownerOf(info)
 	home := filepath.Join(p.chainDir(owner), "link")
 	if err != nil || !found || home == path {
 		return err
@@ -45,18 +46,73 @@ func (p *Plane) preserve(path string) error {
 	return nil
 }
 
-// ownerOf finds the device of which a program is a revision.
-func (p *Plane) ownerOf(program uint32) (owner Device, found bool, err error) {
+// ownerOf finds the device whose link this is: its program is a revision of that, as was learned, or as pins tell. Where somebody
+// put pins of one device into the folder of another, it is the one on whose interface the link is.
+func (p *Plane) ownerOf(info linkInfo) (owner Device, found bool, err error) {
+	if owner, found = p.inventory.learnedOwner(info.program); found {
+		return owner, true, nil
+	}
 	devices, err := p.Devices()
 	if err != nil {
 		return Device{}, false, err
 	}
 	for _, d := range devices {
-		if p.Belongs(d, program) {
+		switch {
+		case !p.Belongs(d, info.program):
+		case d.Ifindex == info.ifindex:
 			return d, true, nil
+		case !found:
+			owner, found = d, true
 		}
 	}
-	return Device{}, false, nil
+	return owner, found, nil
+}
+
+// owns notes the dispatchers among the pins of a device.
+func (in *inventory) owns(d Device, found map[string]pinned) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	maps.DeleteFunc(in.owners, func(_ uint32, owner Device) bool { return owner == d })
+	for path, is := range found {
+		if filepath.Base(path) == "dispatcher" && is.kind == aProgram {
+			if in.owners == nil {
+				in.owners = map[uint32]Device{}
+			}
+			in.owners[is.id] = d
+		}
+	}
+}
+
+// learnedOwner is the device of a dispatcher that was learned.
+func (in *inventory) learnedOwner(program uint32) (owner Device, found bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	owner, found = in.owners[program]
+	return owner, found
+}
+
+// learnedRevision finds the revision whose dispatcher had this id when it was learned.
+func (p *Plane) learnedRevision(d Device, program uint32) (revision uint64, ok bool) {
+	s := p.stock(p.chainDir(d))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, was := range s.known {
+		if filepath.Base(path) == "dispatcher" && was.id == program {
+			return parseRevision(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return 0, false
+}
+
+// strays are links of the device, whether they have pins or not. The caller closes them.
+func (p *Plane) strays(d Device) ([]xdpLink, error) {
+	return xdpLinks(func(info linkInfo) bool {
+		owner, found := p.inventory.learnedOwner(info.program)
+		if !found && p.Belongs(d, info.program) {
+			owner, found, _ = p.ownerOf(info)
+		}
+		return found && owner == d
+	})
 }
 
 // place calls put with a path, and gives what that makes the place of whatever is there.

@@ -157,7 +157,7 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 		switch {
 		case errors.Is(err, ErrLost):
 			lost = append(lost, path)
-			if known && was.kind != aFolder { // what somebody put in its place is in the way of what is made anew
+			if !known || was.kind != aFolder { // what somebody put in its place is in the way of what is made anew
 				inTheWay := filepath.Join(p.root, path)
 				errs = append(errs, p.preserve(inTheWay), removeTree(inTheWay))
 			}

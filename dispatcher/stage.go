@@ -329,7 +329,7 @@ func (s *Staged) openLink() error {
 	if held == nil || err != nil {
 		return err
 	}
-	revision, err := s.plane.findRevision(s.device, info.program)
+	revision, err := s.plane.findRevision(s.device, info)
 	if errors.Is(err, ErrGone) {
 		return errors.Join(err, held.Close())
 	}

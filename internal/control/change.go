@@ -167,6 +167,9 @@ func (c *Controller) plan(ch *change) error {
 		if !s.known && len(next.Members) == 0 {
 			continue
 		}
+		if s.known && !ch.options.DryRun {
+			c.restore(s.before)
+		}
 		s.device, s.gone, err = c.locate(iface, s.before, s.known)
 		// Undoing waits for nothing: a chain that runs on an interface of another name by now is swapped there, and one
 		// whose interface went meanwhile waits for it.

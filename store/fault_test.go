@@ -82,6 +82,9 @@ func TestSlowDisk(t *testing.T) {
 	if err := s.SaveWithin(late, Change{BootID: "late"}); err == nil || !strings.Contains(err.Error(), "no time") || !strings.Contains(err.Error(), s.Path()) {
 		t.Errorf("a change without time: %v", err)
 	}
+	if err := s.Verify(late); err == nil || !strings.Contains(err.Error(), "no time") || !strings.Contains(err.Error(), s.Path()) {
+		t.Errorf("a look without time: %v", err)
+	}
 	close(goOn)
 	must(t, <-done)
 	if p, _, err := s.Program("a"); err != nil || p.ID != 2 {
@@ -89,6 +92,31 @@ func TestSlowDisk(t *testing.T) {
 	}
 	if chains, err := s.Chains(); err != nil || len(chains) != 0 {
 		t.Errorf("%+v, %v", chains, err)
+	}
+}
+
+// TestVerify finds what was written to the file past the store at once, though its times are as they were, and is the end of it.
+func TestVerify(t *testing.T) {
+	s := openAt(t, filepath.Join(t.TempDir(), "xdpd.db"))
+	must(t, s.Save(Change{BootID: "was"}))
+	must(t, s.Verify(t.Context()))
+	_, err := s.file.WriteAt(make([]byte, 2*os.Getpagesize()), 0)
+	must(t, err)
+	s.seen, err = stampOf(s.file) // as if no time told of it
+	must(t, err)
+	s.seen.verified = time.Now()
+	if err := s.Problem(); err != nil {
+		t.Errorf("known without a look: %v", err)
+	}
+	first := s.Verify(t.Context())
+	for _, err := range []error{first, s.Verify(t.Context()), s.Problem(), s.Save(Change{BootID: "is"})} {
+		if !errors.Is(err, ErrDamaged) || err.Error() != first.Error() {
+			t.Errorf("%v, want %v", err, first)
+		}
+	}
+	must(t, s.Close())
+	if err := s.Verify(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("a store that is closed: %v", err)
 	}
 }
 
@@ -114,7 +142,7 @@ func TestDeletedAndReplaced(t *testing.T) {
 	must(t, s.Save(Change{BootID: "was"}))
 	refused := func(what string) {
 		t.Helper()
-		for _, err := range []error{s.Save(Change{BootID: "is"}), s.Problem()} {
+		for _, err := range []error{s.Save(Change{BootID: "is"}), s.Problem(), s.Verify(t.Context())} {
 			if !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), path) {
 				t.Errorf("%v, want %q in it", err, what)
 			}
@@ -130,6 +158,7 @@ func TestDeletedAndReplaced(t *testing.T) {
 	must(t, os.Remove(path))
 	must(t, os.Rename(away, path)) // the same file: all is well again
 	must(t, s.Problem())
+	must(t, s.Verify(t.Context()))
 	must(t, s.Save(Change{BootID: "is"}))
 	must(t, os.Remove(path))
 	refusal := s.Save(Change{BootID: "never"})

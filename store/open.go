@@ -127,8 +127,18 @@ func (s *Store) upgrade(from uint64) error {
 	})
 }
 
-// openLocked opens the file if it is a private one, and locks it. The caller closes it.
-func openLocked(path string) (*os.File, error) {
+// Openable returns why Open could not open the file at path, as far as that can be told without its lock and without reading
+// it: it does not exist, is not a private file of this user, or cannot be written.
+func Openable(path string) error {
+	file, err := openPrivate(path)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// openPrivate opens the file if it is a private one. The caller closes it.
+func openPrivate(path string) (*os.File, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, errOpen(err)
@@ -139,6 +149,15 @@ func openLocked(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, errOpen(err)
+	}
+	return file, nil
+}
+
+// openLocked opens the file if it is a private one, and locks it. The caller closes it.
+func openLocked(path string) (*os.File, error) {
+	file, err := openPrivate(path)
+	if err != nil {
+		return nil, err
 	}
 	if err := lock(file); err != nil {
 		return nil, errors.Join(err, file.Close())

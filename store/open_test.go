@@ -260,8 +260,11 @@ func TestUnsafe(t *testing.T) {
 			must(t, tt.make(path))
 			before, err := os.Lstat(path)
 			must(t, err)
-			if _, err := Open(path); !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
-				t.Errorf("%v, want %q in it", err, tt.want)
+			_, openErr := Open(path)
+			for _, err := range []error{openErr, Openable(path)} {
+				if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
+					t.Errorf("%v, want %q in it", err, tt.want)
+				}
 			}
 			after, err := os.Lstat(path)
 			must(t, err)
@@ -270,6 +273,17 @@ func TestUnsafe(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOpenable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xdpd.db")
+	if err := Openable(path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("no file: %v", err)
+	}
+	s := openAt(t, path)
+	must(t, Openable(path)) // it is in use
+	must(t, s.Save(Change{BootID: "x"}))
+	must(t, s.Verify(t.Context()))
 }
 
 func makeStore(path string, mode fs.FileMode) error {

@@ -84,6 +84,31 @@ func (s *Store) write(ctx context.Context, verb string, fn func(*tx) error) erro
 	return err
 }
 
+// Verify returns why a change could not be saved now, or the file not be opened again: what Problem knows, and what a look at all
+// pages finds, which is the end of the store as at a change. It waits for the change that is being made, until ctx ends.
+func (s *Store) Verify(ctx context.Context) error {
+	if err := s.lock(ctx); err != nil {
+		return fmt.Errorf("verify store %s: wait for the changes before: %w", s.path, err)
+	}
+	defer s.unlock()
+	was, err := s.remember()
+	if err != nil {
+		return err
+	}
+	if err := s.Problem(); err != nil {
+		return err
+	}
+	s.seen.verified = time.Time{} // it looks, whatever the times of the file
+	_, err = s.untouched(was)
+	switch {
+	case s.fault.get() != nil:
+		return s.fault.get()
+	case err != nil:
+		return fmt.Errorf("verify store %s: %w", s.path, err)
+	}
+	return nil
+}
+
 // untouched returns the meta pages, and an error unless the file is as it was left.
 func (s *Store) untouched(was records) (metas []byte, err error) {
 	now, err := stampOf(s.file)

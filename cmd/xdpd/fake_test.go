@@ -29,6 +29,7 @@ type fake struct {
 	controller                     // nil: what a test does not expect panics
 	openErr, reconcileErr, stopErr error
 	closeErr, verifyErr, probeErr  error
+	storeErr                       error
 	verify                         func(context.Context) // what takes time in a check; nil: nothing
 	stages                         int                   // how often Reconcile says that it is alive
 	reconciling                    chan struct{}         // not nil: Reconcile says here that it waits, for its context or
@@ -80,6 +81,8 @@ func (f *fake) Reconcile(ctx context.Context, alive func()) error {
 	}
 	return f.reconcileErr
 }
+
+func (f *fake) StoreProblem(ctx context.Context) error { return errors.Join(f.storeErr, ctx.Err()) }
 
 func (f *fake) Stop(ctx context.Context) error {
 	f.step("stop")

@@ -28,6 +28,7 @@ type controller interface {
 	server.Controller
 	Reconcile(ctx context.Context, alive func()) error
 	Run(ctx context.Context) error
+	StoreProblem(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Close() error
 }

@@ -31,14 +31,14 @@ func serve(ctx context.Context, d daemon, cfg config, log *slog.Logger) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, sock.remove()) }()
-	ctx, orders := obey(ctx, func(ctx context.Context) (*successor, error) { return d.verify(ctx, self(cfg)) }, log)
+	var c controller // there is one before the daemon serves, and nothing is verified earlier
+	ctx, orders := obey(ctx, func(ctx context.Context) (*successor, error) { return verify(ctx, d, cfg, c) }, log)
 	defer orders.release()
 	if reloaded && d.outdated() {
 		orders.again()
 	}
 	log.Info("starting", "version", version, "pid", os.Getpid(), "reload", reloaded)
-	c, err := d.open(cfg.control(), log)
-	if err != nil {
+	if c, err = d.open(cfg.control(), log); err != nil {
 		return err
 	}
 	err = operate(ctx, c, cfg, sock, orders, log)
@@ -62,6 +62,17 @@ func serve(ctx context.Context, d daemon, cfg config, log *slog.Logger) (err err
 	default:
 		return errors.Join(err, c.Close())
 	}
+}
+
+// verify returns the program on disk if it can take over from this one, which has c. A store that is not well now, whatever this
+// daemon can still do with it, would be the end of the next.
+func verify(ctx context.Context, d daemon, cfg config, c controller) (*successor, error) {
+	look, cancel := context.WithTimeoutCause(ctx, checkTime, fmt.Errorf("it did not answer within %v", checkTime))
+	defer cancel()
+	if err := c.StoreProblem(look); err != nil {
+		return nil, fmt.Errorf("it would find a store that is not well: %w", err)
+	}
+	return d.verify(ctx, self(cfg))
 }
 
 // operate adopts what runs and serves until ctx ends or something breaks.

@@ -274,21 +274,30 @@ func TestStopInTheLastMoment(t *testing.T) {
 }
 
 func TestReloadThatIsRefused(t *testing.T) {
-	m := newManager(t)
-	s := launch(t, &fake{verifyErr: errors.New("line 3 is wrong")})
-	m.next(t) // READY=1
-	raise(t, syscall.SIGHUP)
-	m.next(t) // RELOADING=1
-	if got := m.next(t); got != "READY=1" {
-		t.Errorf("the message is %q", got)
+	why := errors.New("line 3 is wrong")
+	for _, tc := range []struct {
+		fake *fake
+		did  []string
+	}{
+		{&fake{verifyErr: why}, []string{"reconcile", "verify", "stop"}},
+		{&fake{storeErr: why}, []string{"reconcile", "stop"}}, // the next program is not even asked
+	} {
+		m := newManager(t)
+		s := launch(t, tc.fake)
+		m.next(t) // READY=1
+		raise(t, syscall.SIGHUP)
+		m.next(t) // RELOADING=1
+		if got := m.next(t); got != "READY=1" {
+			t.Errorf("the message is %q", got)
+		}
+		s.stderr.wait(t, "line 3 is wrong")
+		if _, err := s.client(t).GetStatus(t.Context(), &xdpdv1.GetStatusRequest{}); err != nil {
+			t.Errorf("the daemon does not serve on: %v", err)
+		}
+		raise(t, syscall.SIGTERM)
+		s.ends(t, exitOK)
+		s.fake.did(t, tc.did...)
 	}
-	s.stderr.wait(t, "line 3 is wrong")
-	if _, err := s.client(t).GetStatus(t.Context(), &xdpdv1.GetStatusRequest{}); err != nil {
-		t.Errorf("the daemon does not serve on: %v", err)
-	}
-	raise(t, syscall.SIGTERM)
-	s.ends(t, exitOK)
-	s.fake.did(t, "reconcile", "verify", "stop")
 }
 
 func TestWatchdog(t *testing.T) {

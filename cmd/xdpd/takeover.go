@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/xdpd/xdpd/internal/failpoint"
 	"github.com/xdpd/xdpd/internal/server"
@@ -64,6 +65,9 @@ func checkTakeover(d daemon, cfg config, text string, stdout io.Writer) error {
 		if place.now != place.next {
 			return fmt.Errorf("%s is %s now and %s in the configuration: a change of it takes a stop and a start", place.key, place.now, place.next)
 		}
+	}
+	if err := store.Openable(filepath.Join(cfg.stateDir, store.FileName)); err != nil {
+		return err
 	}
 	if _, err := server.CheckSocket(cfg.socket, cfg.socketGroup); err != nil {
 		return err

@@ -16,8 +16,21 @@ import (
 )
 
 func TestCheckTakeover(t *testing.T) {
-	like := `{"version":"1","schema":%d,"socket":"/s","state_dir":"/d","bpffs":"/b","more":[1]}`
-	same := fmt.Sprintf(like, store.Schema)
+	dir := t.TempDir()
+	files := map[string]func(path string) error{
+		"good": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"gone": func(string) error { return nil },
+		"link": func(path string) error { return os.Symlink("/dev/null", path) },
+		"open": func(path string) error { return os.WriteFile(path, nil, 0o644) },
+	}
+	for name, make := range files {
+		if err := errors.Join(os.Mkdir(dir+"/"+name, 0o700), make(dir+"/"+name+"/xdpd.db")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	like := `{"version":"1","schema":%d,"socket":"/s","state_dir":"` + dir + `/%s","bpffs":"/b","more":[1]}`
+	of := func(schema int, name string) string { return fmt.Sprintf(like, schema, name) }
+	same := of(store.Schema, "good")
 	for _, tc := range []struct {
 		running string
 		more    []string
@@ -25,11 +38,14 @@ func TestCheckTakeover(t *testing.T) {
 		says    string // "": it can
 	}{
 		{running: same},
-		{running: fmt.Sprintf(like, 1)},
+		{running: of(1, "good")},
 		{running: same, more: []string{"--linker=inline", "--socket-mode=0600", "--history=7"}},
-		{running: fmt.Sprintf(like, store.Schema+1), says: fmt.Sprintf("downgrade: version dev reads stores up to schema %d", store.Schema)},
+		{running: of(store.Schema+1, "good"), says: fmt.Sprintf("downgrade: version dev reads stores up to schema %d", store.Schema)},
 		{running: same, more: []string{"--socket=/t"}, says: "socket is /s now and /t in the configuration"},
-		{running: same, more: []string{"--state-dir=/t"}, says: "state_dir is /d now"},
+		{running: same, more: []string{"--state-dir=/t"}, says: "state_dir is " + dir + "/good now"},
+		{running: of(store.Schema, "gone"), more: []string{"--state-dir=" + dir + "/gone"}, says: dir + "/gone/xdpd.db: no such file"},
+		{running: of(store.Schema, "link"), more: []string{"--state-dir=" + dir + "/link"}, says: "it is a symbolic link"},
+		{running: of(store.Schema, "open"), more: []string{"--state-dir=" + dir + "/open"}, says: "chmod 600"},
 		{running: same, more: []string{"--bpffs=/t"}, says: "a stop and a start"},
 		{running: same, more: []string{"--socket-group=no-such-group"}, says: "no-such-group"},
 		{running: same, more: []string{"--linker=fast"}, says: "--linker"},
@@ -37,7 +53,7 @@ func TestCheckTakeover(t *testing.T) {
 		{running: "{", says: "read --running"},
 		{running: "", says: "read --running"},
 	} {
-		args := append([]string{"check-takeover", "--config", emptyFile(t), "--socket=/s", "--state-dir=/d", "--bpffs=/b", "--running", tc.running}, tc.more...)
+		args := append([]string{"check-takeover", "--config", emptyFile(t), "--socket=/s", "--state-dir=" + dir + "/good", "--bpffs=/b", "--running", tc.running}, tc.more...)
 		var stdout, stderr bytes.Buffer
 		f := &fake{probeErr: tc.probe}
 		code := run(t.Context(), f.daemon(), args, noEnv, &stdout, &stderr)

@@ -111,7 +111,8 @@ func (c *Controller) Close() error {
 
 // Stop waits for the change that is being made, refuses further ones, takes everything out of the kernel and
 // closes. Persistent programs stay in the store. It goes on over errors and returns all of them. If the change
-// does not end before the context does, nothing is taken out.
+// does not end before the context does, nothing is taken out. A store that does not answer does not keep it from
+// clearing the kernel: that is not closed then, as somebody is at work in it.
 func (c *Controller) Stop(ctx context.Context) error {
 	idle := make(chan struct{})
 	go func() {
@@ -125,38 +126,58 @@ func (c *Controller) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(ctx))
 	}
-	err := forget(c.store, "stop", c.settle)
+	err := inTime(ctx, c.store.Path(), func() error { return forget(c.store, "stop", c.settle) })
 	failpoint.Hit(failpoint.StopSaved)
+	if errors.Is(err, errStuck) {
+		c.events.Close()
+		return errors.Join(err, c.plane.Teardown(), c.alarm.Close(), c.plane.Close())
+	}
 	return errors.Join(err, c.plane.Teardown(), c.Close())
 }
 
-// Teardown does what Stop does where no daemon runs. A store that cannot be read does not keep it from
+// Teardown does what Stop does where no daemon runs. A store that cannot be read, or does not answer, does not keep it from
 // clearing the kernel. It fails with dispatcher.ErrTaken when a daemon runs.
-func Teardown(_ context.Context, cfg Config, log *slog.Logger) error {
+func Teardown(ctx context.Context, cfg Config, log *slog.Logger) error {
 	c := &Controller{log: log}
 	if _, err := os.Lstat(cfg.BPFFS); errors.Is(err, os.ErrNotExist) {
 		log.Info("there is nothing in the kernel", "bpffs", cfg.BPFFS)
-		return c.forgetFile(cfg, nil)
+		return c.forgetFile(ctx, cfg, nil)
 	}
 	var err error
 	if c.plane, err = dispatcher.OpenForTeardown(cfg.BPFFS); err != nil {
 		return err
 	}
 	c.netns, _, err = netif.NetnsCookie()
-	return errors.Join(err, c.forgetFile(cfg, c.settle), c.plane.Teardown(), c.plane.Close())
+	return errors.Join(err, c.forgetFile(ctx, cfg, c.settle), c.plane.Teardown(), c.plane.Close())
 }
 
-func storePath(cfg Config) string { return filepath.Join(cfg.StateDir, "xdpd.db") }
+func storePath(cfg Config) string { return filepath.Join(cfg.StateDir, store.FileName) }
 
-func (c *Controller) forgetFile(cfg Config, settle func(*store.Chain) error) error {
-	if _, err := os.Stat(storePath(cfg)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	st, err := store.Open(storePath(cfg))
-	if err != nil {
+func (c *Controller) forgetFile(ctx context.Context, cfg Config, settle func(*store.Chain) error) error {
+	path := storePath(cfg)
+	return inTime(ctx, path, func() error {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		st, err := store.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(forget(st, "teardown", settle), st.Close())
+	})
+}
+
+// StoreProblem returns why the store could not be opened again as it is, or changed; nil: it could. It looks at all of the file,
+// and is an error when that is not done before ctx ends.
+func (c *Controller) StoreProblem(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- c.store.Verify(ctx) }()
+	select {
+	case err := <-done:
 		return err
+	case <-ctx.Done():
+		return fmt.Errorf("look at store %s: %w", c.store.Path(), context.Cause(ctx))
 	}
-	return errors.Join(forget(st, "teardown", settle), st.Close())
 }
 
 // begin admits a change; the caller calls the function that it returns when the change is over.

@@ -3,12 +3,35 @@
 package control
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/xdpd/xdpd/store"
 )
+
+// forgetTime is how long a store may take to forget. A stop has to be done before the service manager kills the daemon.
+const forgetTime = 8 * time.Second
+
+// errStuck is returned when a store does not answer in time.
+var errStuck = errors.New("it does not answer")
+
+// inTime makes the store at path forget, which takes at most forgetTime and ends with ctx: else errStuck is in the error, and
+// forgetting goes on, as nothing ends a call to a disk that stands still.
+func inTime(ctx context.Context, path string, forget func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, forgetTime)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- forget() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("store %s: %w (does its disk stand still?), so that it could not be told of the stop, and what is in the kernel is removed all the same: the next start may bring back programs and leases that are not persistent; \"xdpd teardown\", once the disk works, makes it forget them", path, errStuck)
+	}
+}
 
 // forget makes the store hold what shall be back at the next start: persistent programs and their places, as they
 // were before changes that nobody confirmed. No lease is left. why is the cause, for the history; settle, if not nil, adds to a

@@ -60,7 +60,7 @@ func (c *Controller) EndLease(ctx context.Context, h *Held) error {
 	if err == nil || errors.Is(err, &chain.Error{Reason: chain.LeaseNotFound}) {
 		return nil
 	}
-	return fmt.Errorf("%w (the lease is over all the same: that its programs go is tried again until it is done)", err)
+	return fmt.Errorf("%w (the lease is over all the same: that its programs go is tried again until it is done, by this daemon; one that is started before that does not know of it, and gives the lease its grace again)", err)
 }
 
 // tryToEnd makes one attempt to end a lease.

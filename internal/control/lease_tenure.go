@@ -25,9 +25,17 @@ type tenures struct {
 	renewal time.Duration // how long a lease lasts after a start, at least
 	wake    chan struct{} // has a value when the next end may be earlier than it was
 
-	mu sync.Mutex // protects those below
-	of map[uint64]*tenure
+	mu      sync.Mutex // protects those below
+	of      map[uint64]*tenure
+	planned time.Time // when due is to be asked again, at the latest; zero: nothing is planned
 }
+
+// A daemon that was stopped, or had no processor, for longer than lateness finds clients waiting at its socket, whom it has not
+// heard. They have so long to hold their leases.
+const (
+	lateness = time.Second
+	catchUp  = 3 * time.Second
+)
 
 // tenure is what becomes of one lease.
 type tenure struct {
@@ -134,11 +142,12 @@ func (t *tenures) endNow(ctx context.Context, h *Held) *attempt {
 	return n.ending
 }
 
-// due are the leases whose time is up, each with an attempt to end it, and how long it takes until others are; negative:
-// there are no others.
+// due are the leases whose time is up, each with an attempt to end it, and how long it takes until others are, when it is to be
+// asked again; negative: there are no others. If it is asked too late, clients have some time more.
 func (t *tenures) due(ctx context.Context) (now map[uint64]*attempt, next time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.wakeUp()
 	now, next = map[uint64]*attempt{}, -1
 	for id, n := range t.of {
 		if n.holder != nil || n.takers > 0 || n.ending != nil {
@@ -157,7 +166,25 @@ func (t *tenures) due(ctx context.Context) (now map[uint64]*attempt, next time.D
 			next = left
 		}
 	}
+	if next >= 0 {
+		t.planned = time.Now().Add(next)
+	}
 	return now, next
+}
+
+// wakeUp gives the clients of leases that nobody holds the time of catchUp, if it is much later than planned. mu is locked.
+func (t *tenures) wakeUp() {
+	planned := t.planned
+	t.planned = time.Time{}
+	if planned.IsZero() || time.Since(planned) <= lateness {
+		return
+	}
+	least := time.Now().Add(catchUp)
+	for _, n := range t.of {
+		if n.holder == nil && !n.over && n.until.Before(least) {
+			n.until = least
+		}
+	}
 }
 
 // ended takes in what came of an attempt to end a lease. again: it failed, and is to be repeated after some time.

@@ -60,6 +60,30 @@ func TestTenureAfterStart(t *testing.T) {
 	})
 }
 
+// TestTenureOverslept has the daemon stand still for longer than clients have: who waits at its socket since then comes first,
+// and who ended a lease is not asked again.
+func TestTenureOverslept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newTenures(30 * time.Second)
+		n.await([]store.Lease{{ID: 1}, {ID: 2}, {ID: 3, Grace: time.Hour}})
+		over := held(n, store.Lease{ID: 4})
+		n.ended(4, n.endNow(t.Context(), over), false, true)
+		n.of[4].retryAt = time.Now().Add(30 * time.Second)
+		if _, next := dueNow(t, n); next != 30*time.Second {
+			t.Fatalf("the first is due in %v", next)
+		}
+		time.Sleep(40 * time.Second)
+		if ids, next := dueNow(t, n); !slices.Equal(ids, []uint64{4}) || next != 3*time.Second {
+			t.Errorf("after it stood still %v are due, others in %v", ids, next)
+		}
+		held(n, store.Lease{ID: 2})
+		time.Sleep(4 * time.Second) // a second late is a busy host
+		if ids, next := dueNow(t, n); !slices.Equal(ids, []uint64{1}) || next != time.Hour-44*time.Second {
+			t.Errorf("when clients had their time %v are due, others in %v", ids, next)
+		}
+	})
+}
+
 func TestTenureTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newTenures(0)

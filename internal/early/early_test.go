@@ -27,23 +27,28 @@ func TestMain(m *testing.M) {
 	fmt.Println(Heard(), Heard())
 }
 
-func hearing(t *testing.T, env ...string) (string, error) {
+func hearing(t *testing.T, reloaded bool, args ...string) (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), exe, "hear")
-	cmd.Env = append(os.Environ(), env...)
+	cmd := exec.CommandContext(t.Context(), exe, append([]string{"hear"}, args...)...)
+	if reloaded {
+		cmd.Env = append(os.Environ(), Handle+"=")
+	}
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err
 }
 
 func TestHeard(t *testing.T) {
-	if got, err := hearing(t, Handle+"="); err != nil || got != "[terminated hangup] []" {
+	if got, err := hearing(t, true); err != nil || got != "[terminated hangup] []" {
 		t.Errorf("after a reload it heard %q, %v", got, err)
 	}
-	if got, err := hearing(t); err == nil || got != "" {
-		t.Errorf("without a reload it heard %q, %v; want it to end by the signal", got, err)
+	if got, err := hearing(t, false, "--flag", "x", "serve", "--flag", "y"); err != nil || got != "[terminated hangup] []" {
+		t.Errorf("at a start it heard %q, %v", got, err)
+	}
+	if got, err := hearing(t, false, "check-takeover", "--serve"); err == nil || got != "" {
+		t.Errorf("a process that is to be no daemon heard %q, %v; want it to end by the signal", got, err)
 	}
 	if got := Heard(); got != nil {
 		t.Errorf("this process heard %v", got)

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -147,11 +148,22 @@ func TestDowngrade(t *testing.T) {
 	if want := fmt.Sprintf("the store of the daemon that runs, version 9.9.9, has schema %d", store.Schema+1); r.code != 1 || r.stdout != "" || !strings.Contains(r.stderr, want) {
 		t.Errorf("a downgrade: %+v, want %q", r, want)
 	}
-	r = h.run("xdpd", "check-takeover", "--config", h.config, "--running", strings.Replace(running, fmt.Sprint(store.Schema+1), fmt.Sprint(store.Schema), 1))
+	running = strings.Replace(running, fmt.Sprint(store.Schema+1), fmt.Sprint(store.Schema), 1)
+	r = h.run("xdpd", "check-takeover", "--config", h.config, "--running", running)
+	if r.code != 1 || !strings.Contains(r.stderr, "no such file") {
+		t.Errorf("without a store: %+v", r)
+	}
+	if _, err := os.Lstat(h.stateDir()); err == nil {
+		t.Error("a check made a store")
+	}
+	if err := errors.Join(os.Mkdir(h.stateDir(), 0o700), os.WriteFile(h.storePath(), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r = h.run("xdpd", "check-takeover", "--config", h.config, "--running", running)
 	if r.code != 0 || !strings.Contains(r.stdout, `"can_take_over":true`) || r.stderr != "" {
 		t.Errorf("no downgrade: %+v", r)
 	}
-	for _, path := range []string{h.pins, h.socket, h.dir + "/state"} {
+	for _, path := range []string{h.pins, h.socket} {
 		if _, err := os.Lstat(path); err == nil {
 			t.Errorf("a check made %s", path)
 		}

@@ -59,9 +59,10 @@ func becomeDaemon(place string) error {
 	return syscall.Exec(program, os.Args, os.Environ())
 }
 
-// disk is the daemon's disk.
+// disk is that of one process, usually the daemon.
 type disk struct {
 	*host
+	dir      string // of its socket, and of what takes the place of the program
 	listener int
 	stop     chan struct{}
 	ended    chan struct{}
@@ -76,6 +77,17 @@ type disk struct {
 // startBehindDisk starts a daemon behind a disk that works until it is told otherwise.
 func (h *host) startBehindDisk() *disk {
 	h.Helper()
+	d := h.newDisk()
+	d.behind(func(env string) {
+		daemon := h.start(env)
+		h.Cleanup(daemon.kill)
+	})
+	return d
+}
+
+// newDisk makes a disk for one process.
+func (h *host) newDisk() *disk {
+	h.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		h.Fatal(err)
@@ -88,27 +100,31 @@ func (h *host) startBehindDisk() *disk {
 	if err != nil {
 		h.Fatal(err)
 	}
-	d := &disk{host: h, stop: make(chan struct{}), ended: make(chan struct{}), fails: map[int]syscall.Errno{}}
+	d := &disk{host: h, dir: own, stop: make(chan struct{}), ended: make(chan struct{}), fails: map[int]syscall.Errno{}}
 	go func() {
 		defer close(d.ended)
 		if err := d.accept(socket); err != nil {
-			h.Errorf("the daemon's disk: %v", err)
+			h.Errorf("the disk: %v", err)
 			return
 		}
 		d.serve()
 		unix.Close(d.listener)
 	}()
-	was := binDir
-	binDir = own
-	daemon := h.start(behindDisk + "=" + own + "," + filepath.Join(was, "xdpd"))
-	binDir = was
 	h.Cleanup(func() {
-		daemon.kill()
 		socket.Close()
 		close(d.stop)
 		<-d.ended
 	})
 	return d
+}
+
+// behind calls do, which starts the process, with what that needs in its environment.
+func (d *disk) behind(do func(env string)) {
+	d.Helper()
+	was := binDir
+	binDir = d.dir
+	defer func() { binDir = was }()
+	do(behindDisk + "=" + d.dir + "," + filepath.Join(was, "xdpd"))
 }
 
 // accept takes the descriptor that tells of calls.

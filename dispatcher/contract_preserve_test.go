@@ -5,6 +5,8 @@ package dispatcher
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,7 +51,8 @@ func TestContractLinkOfAnother(t *testing.T) {
 				default:
 					b.check(errors.Join(os.Rename(home, place), os.Symlink("nothing", home)))
 				}
-				if err := do(b, other); err != nil && !(what == "Stage" && how == "exchanged" && errors.Is(err, ErrBusy)) { // its own link is at work
+				atWork := what == "Stage" && how == "exchanged" // its own link is, and has to be restored first
+				if err := do(b, other); err != nil && (!atWork || !errors.Is(err, ErrBusy)) {
 					t.Error(err)
 				}
 				_, err = b.plane.Restore(b.dev)
@@ -179,4 +182,33 @@ func TestPinsStrayEntry(t *testing.T) {
 	b.check(os.Mkdir(filepath.Join(b.plane.Root(), "old"), 0o700))
 	b.restart()
 	b.live(1)
+}
+
+// TestContractLearnTooLate learns pins when somebody has just moved them away: what was known stays, and all of it is restored.
+func TestContractLearnTooLate(t *testing.T) {
+	for _, empty := range []bool{false, true} {
+		t.Run(fmt.Sprint(empty), func(t *testing.T) {
+			b := newBench(t)
+			b.run(b.plan(b.load("step", "").on(passing)))
+			b.learn()
+			before, live := b.everything(), b.live(1)
+			folder, away := b.plane.chainDir(b.dev), filepath.Join(testFS, "away")
+			b.check(os.Rename(folder, away))
+			t.Cleanup(func() { os.RemoveAll(away) })
+			if empty {
+				b.check(os.Mkdir(folder, 0o700))
+			}
+			if err := b.plane.Learn(b.dev); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Learn gives %v", err)
+			}
+			_, err := b.plane.Restore(b.dev)
+			b.check(errors.Join(err, os.RemoveAll(away)))
+			if now := b.everything(); !maps.Equal(now, before) {
+				t.Errorf("the pins are %v, they were %v", now, before)
+			}
+			if now := b.live(1); now != live {
+				t.Errorf("%+v runs, it was %+v", now, live)
+			}
+		})
+	}
 }

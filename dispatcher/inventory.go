@@ -52,7 +52,8 @@ type stamp struct {
 const settling = 50 * time.Millisecond
 
 // Learn notes what pins a device has, to be compared by Damage from now on, and to be made again by Restore. It is to be
-// called when a change of the device is through. A device without pins gives fs.ErrNotExist.
+// called when a change of the device is through. A device without pins gives fs.ErrNotExist, and so does one that lacks some that
+// it needs: what was known stays.
 func (p *Plane) Learn(d Device) error {
 	return p.learn(p.chainDir(d), p.lacking(d))
 }
@@ -84,17 +85,25 @@ func (p *Plane) learn(dir string, lacking needs) error {
 	s := p.stock(dir)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before, err := stampOf(dir)
+	if err != nil {
+		return fmt.Errorf("list pins in %s: %w", dir, err)
+	}
 	now, err := p.look(dir)
-	if err == nil && len(now.found) == 0 {
-		err = fmt.Errorf("list pins in %s: %w", dir, fs.ErrNotExist)
+	if err != nil {
+		return err
+	}
+	missing, err := lacking(s, now)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("learn the pins in %s: %s: %w", dir, missing[0], fs.ErrNotExist)
 	}
 	if err != nil {
 		return err
 	}
-	if s.missing, err = lacking(s, now); err != nil {
-		return err
+	if after, err := stampOf(dir); err != nil || after.inode != before.inode { // moved away while it was looked at
+		return fmt.Errorf("learn the pins in %s: %w", dir, fs.ErrNotExist)
 	}
-	s.known, s.stamps = now.found, now.stamps
+	s.known, s.stamps, s.missing = now.found, now.stamps, nil
 	if d, ok := parseDevice(filepath.Base(dir)); ok {
 		p.inventory.owns(d, now.found)
 	}
@@ -309,19 +318,6 @@ func isSlotFunction(name string) bool {
 	var n int
 	_, err := fmt.Sscanf(name, "slot_%02d", &n)
 	return err == nil && name == slotFunction(n)
-}
-
-// learnedRevisions are the revisions of a device of which something is known.
-func (p *Plane) learnedRevisions(d Device) (revisions []uint64) {
-	s := p.stock(p.chainDir(d))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for path := range s.known {
-		if rev, ok := parseRevision(filepath.Base(path)); ok {
-			revisions = append(revisions, rev)
-		}
-	}
-	return revisions
 }
 
 // learned are the devices and programs of which pins are known.

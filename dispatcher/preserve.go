@@ -104,6 +104,19 @@ func (p *Plane) learnedRevision(d Device, program uint32) (revision uint64, ok b
 	return 0, false
 }
 
+// learnedRevisions are the revisions of a device of which something is known.
+func (p *Plane) learnedRevisions(d Device) (revisions []uint64) {
+	s := p.stock(p.chainDir(d))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path := range s.known {
+		if rev, ok := parseRevision(filepath.Base(path)); ok {
+			revisions = append(revisions, rev)
+		}
+	}
+	return revisions
+}
+
 // strays are links of the device, whether they have pins or not. The caller closes them.
 func (p *Plane) strays(d Device) ([]xdpLink, error) {
 	return xdpLinks(func(info linkInfo) bool {

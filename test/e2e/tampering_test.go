@@ -83,6 +83,49 @@ func TestLinkPinMoved(t *testing.T) {
 	}
 }
 
+// TestLinkPinAway moves the pin of a link away just before its chain is changed, or ends, or everything does: what runs is what
+// the answer says all the same.
+func TestLinkPinAway(t *testing.T) {
+	for name, do := range map[string]func(h *host){
+		"remove": func(h *host) { h.do(removing("a", nettest.Dev)) },
+		"add":    func(h *host) { h.do(adding(add("b", "drop", nettest.Dev))) },
+		"stop":   func(h *host) { h.d.wait() },
+	} {
+		for _, what := range []string{"/link", ""} {
+			t.Run(name+what, func(t *testing.T) {
+				h := newHost(t)
+				h.start()
+				h.do(adding(add("a", "goon", nettest.Dev)))
+				h.Check()
+				away := h.pins + "-away"
+				t.Cleanup(func() { os.RemoveAll(away) })
+				h.meanwhileStopped(func() {
+					if err := os.Rename(h.glob("chains/*-%d"+what, h.ns.Index(t, nettest.Dev))[0], away); err != nil {
+						t.Fatal(err)
+					}
+					if name == "stop" {
+						h.d.signal(unix.SIGTERM)
+					}
+				})
+				do(h)
+				if name != "add" {
+					h.bare(nettest.Dev)
+				}
+				if err := os.RemoveAll(away); err != nil {
+					t.Error(err)
+				}
+				if name == "stop" {
+					h.stopped()
+					return
+				}
+				h.well()
+				h.Check()
+				h.stop(unix.SIGTERM)
+			})
+		}
+	}
+}
+
 // TestProgramPinsRemovedWhileDown removes pins of a program while no daemon runs: what is pinned in the end is what the chain
 // uses.
 func TestProgramPinsRemovedWhileDown(t *testing.T) {

@@ -33,14 +33,9 @@ const (
 
 // attachSoon is attach that waits for a link of the device that is going.
 func (s *Staged) attachSoon(mode chain.Mode) (held xdpLink, err error) {
-	revisions, err := s.plane.Revisions(s.device)
-	if err != nil {
-		return nil, err
-	}
-	ran := slices.ContainsFunc(revisions, func(rev uint64) bool { return rev != 0 && rev != s.revision })
 	for deadline := time.Now().Add(lingers); ; time.Sleep(lookAgain) {
 		held, err = s.attach(mode)
-		if !errors.Is(err, ErrBusy) || !ran || time.Now().After(deadline) {
+		if !errors.Is(err, ErrBusy) || !s.plan.Lingers || time.Now().After(deadline) {
 			return held, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +22,9 @@ func TestContractLinkOfAnother(t *testing.T) {
 	for _, how := range []string{"moved", "exchanged", "moved, and something else in its place"} {
 		for what, do := range map[string]func(b *bench, d Device) error{
 			"Stage": func(b *bench, d Device) error {
-				staged, err := b.stage(d, b.plan())
+				plan := b.plan()
+				plan.Lingers = true
+				staged, err := b.stage(d, plan)
 				if err == nil {
 					err = staged.Discard()
 				}
@@ -149,20 +152,76 @@ func TestContractLinkOfAnotherUnseen(t *testing.T) {
 	b.follow(frame(), 5)
 }
 
+// TestContractLinkOfAnotherLost is TestContractLinkOfAnother with all other pins of that interface gone, as the daemon that made them
+// finds them.
+func TestContractLinkOfAnotherLost(t *testing.T) {
+	b := newBench(t)
+	other := b.two()
+	b.learn()
+	b.check(b.plane.Learn(other))
+	live, err := b.plane.Live(other)
+	b.check(err)
+	b.check(os.Rename(filepath.Join(b.plane.chainDir(other), "link"), filepath.Join(b.plane.chainDir(b.dev), "link")))
+	b.check(os.RemoveAll(b.plane.chainDir(other)))
+	_, err = b.plane.Restore(b.dev)
+	if !errors.Is(err, ErrLost) {
+		t.Errorf("Restore gives %v", err)
+	}
+	_, err = b.plane.Restore(other)
+	b.check(err)
+	if now, err := b.plane.Live(other); err != nil || now != live {
+		t.Errorf("%+v runs, %v; it was %+v", now, err, live)
+	}
+	b.run(b.plan())
+}
+
+// TestContractCopyOfTheSameIndex copies the pins of a chain to an interface of the same index in another namespace, and has a
+// stranger's link pinned in the place of one: to detach these detaches nothing of others.
+func TestContractCopyOfTheSameIndex(t *testing.T) {
+	b := newBench(t)
+	other := b.two()
+	b.learn()
+	live := b.live(1)
+	copied := Device{Netns: b.dev.Netns + 1, Ifindex: b.dev.Ifindex}
+	b.check(os.Rename(b.plane.chainDir(b.dev), b.plane.chainDir(copied)))
+	_, err := b.plane.Restore(b.dev)
+	b.check(err)
+	b.restart()
+	b.check(b.plane.Detach(copied))
+	if now := b.live(1); now != live {
+		t.Errorf("%+v runs, it was %+v", now, live)
+	}
+
+	// Of this link nobody knows whose it is.
+	b.check(os.Rename(filepath.Join(b.plane.chainDir(other), "link"), filepath.Join(testFS, "away")))
+	t.Cleanup(func() { os.Remove(filepath.Join(testFS, "away")) })
+	b.check(os.RemoveAll(b.plane.chainDir(other)))
+	third := Device{Netns: b.dev.Netns, Ifindex: 999}
+	b.check(mkdir(b.plane.chainDir(third)))
+	held, err := link.LoadPinnedLink(filepath.Join(testFS, "away"), nil)
+	b.check(err)
+	defer held.Close()
+	b.check(os.Rename(filepath.Join(testFS, "away"), filepath.Join(b.plane.chainDir(third), "link")))
+	b.check(b.plane.Detach(third))
+	if info, err := held.Info(); err != nil || info.XDP().Ifindex == 0 {
+		t.Errorf("a stranger's link was detached: %v", err)
+	}
+}
+
 // TestContractSomethingElsePinned puts a map where the link was while no daemon runs. It makes room.
 func TestContractSomethingElsePinned(t *testing.T) {
 	b := newBench(t)
 	p := b.load("step", "")
 	b.run(b.plan(p.on(passing)))
-	link := filepath.Join(b.plane.chainDir(b.dev), "link")
-	b.check(errors.Join(os.Remove(link), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 1), "counters"), link)))
+	pin := filepath.Join(b.plane.chainDir(b.dev), "link")
+	b.check(errors.Join(os.Remove(pin), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 1), "counters"), pin)))
 	b.restart()
 	if _, err := b.plane.Restore(b.dev); !errors.Is(err, ErrLost) {
 		t.Errorf("Restore gives %v", err)
 	}
 	b.run(b.plan(p.on(passing)))
 	b.follow(frame(), 5, 1)
-	b.check(errors.Join(os.Remove(link), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 2), "counters"), link)))
+	b.check(errors.Join(os.Remove(pin), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 2), "counters"), pin)))
 	b.check(b.plane.Detach(b.dev))
 }
 

@@ -123,12 +123,12 @@ func (p *Plane) Prune(d Device, live uint64, counted []uint64) error {
 // Detach takes the device's program off the interface at once and removes all pins of the device. An absent
 // one is fine, so is an interface that is gone, and a link whose pin somebody moved or removed.
 func (p *Plane) Detach(d Device) error {
-	held, err := asXDP(link.LoadPinnedLink(filepath.Join(p.chainDir(d), "link"), nil))
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("open link: %w", err)
+	held, err := pinnedXDP(filepath.Join(p.chainDir(d), "link"))
+	if err != nil {
+		return err
 	}
 	own := false
-	if err == nil { // else nothing is there, or something else
+	if held != nil {
 		own, err = p.detachOwn(d, held)
 		if err := errors.Join(err, held.Close()); err != nil {
 			return fmt.Errorf("detach link: %w", err)
@@ -142,28 +142,47 @@ func (p *Plane) Detach(d Device) error {
 	return p.remove(p.chainDir(d))
 }
 
-// detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place: then that has it.
+// detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place, and which that gets, or
+// a stranger's.
 func (p *Plane) detachOwn(d Device, held xdpLink) (own bool, err error) {
 	info, err := infoOf(held)
 	if err != nil {
 		return false, err
 	}
-	if info.ifindex != d.Ifindex || !p.Belongs(d, info.program) {
-		owner, found, err := p.ownerOf(info)
-		if err != nil {
-			return false, err
-		}
-		if found && owner != d {
-			return false, p.preserve(filepath.Join(p.chainDir(d), "link"))
-		}
+	if info.ifindex == 0 || info.link == p.learnedLink(d) {
+		return true, p.detach(held)
+	}
+	owner, found, err := d, true, error(nil)
+	switch {
+	case info.ifindex != d.Ifindex || !p.Belongs(d, info.program):
+		owner, found, err = p.ownerOf(info)
+	case p.copied(d, info.program):
+		return false, nil // with the last copy it is detached
+	}
+	switch {
+	case err != nil:
+		return false, err
+	case found && owner != d:
+		return false, p.preserve(filepath.Join(p.chainDir(d), "link"))
+	case !found && info.ifindex != d.Ifindex:
+		return false, nil
 	}
 	return true, p.detach(held)
 }
 
-// detachStray detaches a link of the device that lives on without its pin, as far as the daemon may look for it.
+// copied tells whether somebody copied the pins of a device's program to another device of the same index.
+func (p *Plane) copied(d Device, program uint32) bool {
+	devices, err := p.Devices()
+	return err == nil && slices.ContainsFunc(devices, func(other Device) bool {
+		return other != d && other.Ifindex == d.Ifindex && p.Belongs(other, program)
+	})
+}
+
+// detachStray detaches a link of the device that lives on without its pin. One that was not learned is not looked for without the
+// privilege to do so.
 func (p *Plane) detachStray(d Device) error {
 	found, err := p.strays(d)
-	if errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.EPERM) && p.learnedLink(d) == 0 {
 		return nil
 	}
 	errs := []error{err}
@@ -274,7 +293,10 @@ func (p *Plane) findRevision(d Device, info linkInfo) (uint64, error) {
 		return learned, nil
 	}
 	owner, found, ownerErr := p.ownerOf(info)
+	own := p.learnedLink(d)
 	switch {
+	case own != 0 && own != info.link:
+		return 0, another
 	case ownerErr != nil:
 		return 0, ownerErr
 	case of(owner, found):

@@ -100,7 +100,7 @@ type Device struct {
 
 // Open takes the folder root in BPF FS, after making it if need be, and probes the kernel for what choice (a
 // linker or Auto) needs. The folder is refused if it is not in a BPF FS, not a folder of ours (owned by this
-// user, mode 0700 or 0711, nothing foreign in it), or taken by another daemon.
+// user, mode 0700 or 0711, with the folders of a plane in it or nothing), or taken by another daemon.
 func Open(root, choice string) (*Plane, error) {
 	// Before Linux 5.11 maps count against a limit that is far too small for them.
 	if err := rlimit.RemoveMemlock(); err != nil {

@@ -15,11 +15,11 @@ import (
 
 // preserve is called before the pin of a link is removed, or another one gets its place: if somebody pinned there the running
 // link of another device, perhaps by its last pin, that device gets it. The kernel would take its program off the interface
-// else. What is there is not touched; where that is no such link nothing is done.
+// else. Its pin is moved then; where that is no such link nothing is done. On an error what is there must stay.
 func (p *Plane) preserve(path string) error {
-	held, err := asXDP(link.LoadPinnedLink(path, nil))
-	if err != nil {
-		return nil // what is no link of ours needs no other pin
+	held, err := pinnedXDP(path)
+	if held == nil {
+		return err // what is no link needs no other pin
 	}
 	defer held.Close()
 	info, err := infoOf(held)
@@ -29,6 +29,9 @@ func (p *Plane) preserve(path string) error {
 	owner, found, err := p.ownerOf(info)
 	home := filepath.Join(p.chainDir(owner), "link")
 	if err != nil || !found || home == path {
+		return err
+	}
+	if err := mkdir(p.chainDir(owner)); err != nil {
 		return err
 	}
 	err = held.Pin(home)
@@ -44,6 +47,32 @@ func (p *Plane) preserve(path string) error {
 		return fmt.Errorf("keep the link of another interface that is pinned at %s: %w", path, err)
 	}
 	return nil
+}
+
+// pinnedXDP opens the XDP link at path; nil if nothing is there, or something else. The caller closes it.
+func pinnedXDP(path string) (xdpLink, error) {
+	held, err := asXDP(link.LoadPinnedLink(path, nil))
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return held, nil
+	}
+	if is, lookErr := describe(path); errors.Is(lookErr, fs.ErrNotExist) || lookErr == nil && is.like != "xdp" {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("open link: %w", err)
+}
+
+// Ran tells whether a program is a dispatcher of the device, as its pins tell, or was when these were learned.
+func (p *Plane) Ran(d Device, program uint32) bool {
+	owner, found := p.inventory.learnedOwner(program)
+	return found && owner == d || p.Belongs(d, program)
+}
+
+// learnedLink is the id of the device's link; 0: it was not learned.
+func (p *Plane) learnedLink(d Device) uint32 {
+	s := p.stock(p.chainDir(d))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[filepath.Join(p.rel(p.chainDir(d)), "link")].id
 }
 
 // ownerOf finds the device whose link this is: its program is a revision of that, as was learned, or as pins tell. Where somebody

@@ -159,7 +159,11 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 			lost = append(lost, path)
 			if !known || was.kind != aFolder { // what somebody put in its place is in the way of what is made anew
 				inTheWay := filepath.Join(p.root, path)
-				errs = append(errs, p.preserve(inTheWay), removeTree(inTheWay))
+				err := p.preserve(inTheWay)
+				if err == nil {
+					err = removeTree(inTheWay)
+				}
+				errs = append(errs, err)
 			}
 		case err != nil:
 			errs = append(errs, fmt.Errorf("pin %s again: %w", path, err))
@@ -170,7 +174,11 @@ func (p *Plane) restore(dir string, lacking needs, trace func(string) (pinned, e
 	}
 	if len(lost) > 0 {
 		if slices.Contains(missing, p.rel(dir)) && !slices.ContainsFunc(restored, func(path string) bool { return s.known[path].id != 0 }) {
-			errs = append(errs, p.preserve(filepath.Join(dir, "link")), removeTree(dir)) // of what it was nothing is left
+			err := p.preserve(filepath.Join(dir, "link"))
+			if err == nil {
+				err = removeTree(dir) // of what it was nothing is left
+			}
+			errs = append(errs, err)
 			restored, lost = nil, missing
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", strings.Join(lost, ", "), ErrLost))

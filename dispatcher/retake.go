@@ -55,7 +55,7 @@ func (p *Plane) Retake() (rescued int, err error) {
 	if err := p.inBPFFS(); err != nil {
 		return 0, fmt.Errorf("%w: %v", ErrFolderLost, err)
 	}
-	_ = os.Remove(p.root) // one that is empty may have any mode
+	_ = unix.Rmdir(p.root) // one that is empty may have any mode
 	_, err = os.Lstat(p.root)
 	made := errors.Is(err, fs.ErrNotExist)
 	next, err := lockFolder(p.root)

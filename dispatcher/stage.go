@@ -26,6 +26,7 @@ type Plan struct {
 	Mode     chain.Mode // used where the device has no link of ours yet
 	Frags    bool       // a revision without slots shall fit interfaces that only take programs with frags
 	Moved    bool       // the device's link, if it has one, is not on the interface of that index any more: none is made
+	Lingers  bool       // the interface still has a program of a link of the device that is going: it is waited for
 	Dry      bool       // only to see whether it can be staged: a device without a link of ours gets none
 
 	// Takeover: where the device has a foreign program, replace it. That is the one with the kernel's id Holder, in mode
@@ -108,7 +109,9 @@ func (s *Staged) findLink(frags bool) error {
 	if errors.Is(err, ErrGone) { // its pin is all that is left of it
 		err = nil
 		if !plan.Dry {
-			err = errors.Join(s.plane.preserve(filepath.Join(s.plane.chainDir(s.device), "link")), s.unpinLink())
+			if err = s.plane.preserve(filepath.Join(s.plane.chainDir(s.device), "link")); err == nil {
+				err = s.unpinLink()
+			}
 		}
 	}
 	foreign := errors.Is(err, ErrForeign)

@@ -121,9 +121,15 @@ func (c *Controller) Stop(ctx context.Context) error {
 		c.changes.Unlock()
 		close(idle)
 	}()
+	idly := ctx
+	if until, limited := ctx.Deadline(); limited {
+		var cancel context.CancelFunc
+		idly, cancel = context.WithDeadline(ctx, until.Add(-forgetTime))
+		defer cancel()
+	}
 	select {
 	case <-idle:
-	case <-ctx.Done():
+	case <-idly.Done():
 		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(ctx))
 	}
 	err := inTime(ctx, c.store.Path(), func() error { return forget(c.store, "stop", c.settle) })

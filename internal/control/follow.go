@@ -33,7 +33,7 @@ func (t *tender) moved(now map[string]netif.Interface) map[string]string {
 		}
 		live, err := t.plane.Live(t.deviceOf(rec))
 		t.gone[iface] = errors.Is(err, dispatcher.ErrGone)
-		if err != nil || there && nic.XDP.ID == live.KernelID {
+		if err != nil || there && nic.XDP.ID == live.KernelID || !t.ours(rec) {
 			continue
 		}
 		if byProgram == nil {

@@ -85,10 +85,18 @@ func (c *Controller) restore(rec store.Chain) bool {
 // mendElsewhere repairs a chain that runs on an interface of another name, which it cannot follow now.
 func (c *Controller) mendElsewhere(ctx context.Context, rec store.Chain) (mended bool, err error) {
 	missing, err := c.plane.Damage(c.deviceOf(rec))
-	if err == nil && (len(missing) > 0 || c.astray(rec)) {
+	if err == nil && c.ours(rec) && (len(missing) > 0 || c.astray(rec)) {
 		mended, err = true, c.mend(ctx, rec)
 	}
 	return mended, errors.Join(errElsewhere, err)
+}
+
+// ours tells whether what runs on the link of a chain is known to be of that chain. A dispatcher that nobody knows, on a link of
+// an interface that is not the chain's, may be another daemon's.
+func (c *Controller) ours(rec store.Chain) bool {
+	d := c.deviceOf(rec)
+	live, err := c.plane.Live(d)
+	return err == nil && c.plane.Ran(d, live.KernelID)
 }
 
 // learn remembers the pins of a chain that runs as it should. The interface is locked.

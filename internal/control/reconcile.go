@@ -215,6 +215,8 @@ func (c *Controller) adoptLocked(ctx context.Context, rec store.Chain) error {
 	d, gone, err := c.locate(rec.Interface, rec, true)
 	parted := errors.Is(err, &chain.Error{Reason: chain.InterfaceNotFound})
 	switch {
+	case parted && !c.ours(rec):
+		return err
 	case parted: // the chain runs on where it was
 		return errors.Join(err, c.mend(ctx, rec))
 	case err != nil:

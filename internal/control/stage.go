@@ -33,6 +33,7 @@ func (c *Controller) stage(ctx context.Context, ch *change, s *step) error {
 		Moved:    err != nil || device(nic) != bare(s.device),
 		Revision: last + 1, Final: s.after.Chain.Final, Mode: s.after.Chain.Mode, Dry: ch.options.DryRun, In: inside(s.iface),
 	}
+	plan.Lingers = err == nil && nic.XDP.ID != 0 && c.plane.Ran(s.device, nic.XDP.ID)
 	if ch.takeover {
 		if err := takeover(&plan, s); err != nil {
 			return err

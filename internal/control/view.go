@@ -59,36 +59,49 @@ func (c *Controller) Chains(ctx context.Context) ([]Chain, error) {
 		return nil, err
 	}
 	patience := listPatience
-	out := make([]Chain, 0, len(interfaces))
-	for i := 0; i < len(interfaces); i++ {
-		iface := interfaces[i]
+	out, missing, err := c.viewAll(ctx, interfaces, &patience)
+	if err != nil || !missing {
+		return out, err
+	}
+	renamed, err := c.chained()
+	if err != nil {
+		return nil, err
+	}
+	renamed = slices.DeleteFunc(renamed, func(name string) bool { return slices.Contains(interfaces, name) })
+	more, _, err := c.viewAll(ctx, renamed, &patience)
+	out = slices.DeleteFunc(out, func(old Chain) bool {
+		return slices.ContainsFunc(more, func(now Chain) bool { return now.Former == old.Interface })
+	})
+	out = append(out, more...)
+	slices.SortFunc(out, func(a, b Chain) int { return strings.Compare(a.Interface, b.Interface) })
+	return out, err
+}
+
+// viewAll looks at the chains of interfaces. missing: some went meanwhile, or have other names now. What is waited for is taken
+// off patience.
+func (c *Controller) viewAll(ctx context.Context, interfaces []string, patience *time.Duration) (out []Chain, missing bool, err error) {
+	out = make([]Chain, 0, len(interfaces))
+	for _, iface := range interfaces {
 		began, free := time.Now(), c.interfaces.free(iface)
-		patient, cancel := context.WithTimeout(ctx, patience)
+		patient, cancel := context.WithTimeout(ctx, *patience)
 		view, err := c.Chain(patient, iface)
 		if err != nil && patient.Err() != nil && ctx.Err() == nil {
 			view, err = c.lastView(iface)
 		}
 		cancel()
 		if !free {
-			patience -= time.Since(began) // what it takes to look is no waiting
+			*patience -= time.Since(began) // what it takes to look is no waiting
 		}
 		if errors.Is(err, &chain.Error{Reason: chain.ChainNotFound}) {
-			// It went while the others were looked at, or has another name now.
-			now, err := c.chained()
-			if err != nil {
-				return nil, err
-			}
-			now = slices.DeleteFunc(now, func(name string) bool { return slices.Contains(interfaces, name) })
-			interfaces = append(interfaces, now...)
+			missing = true
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		out = append(out, view)
 	}
-	slices.SortFunc(out, func(a, b Chain) int { return strings.Compare(a.Interface, b.Interface) })
-	return out, nil
+	return out, missing, nil
 }
 
 // chained are the interfaces that have a chain, or get one back unless a change is confirmed, sorted.

@@ -134,12 +134,11 @@ func (p *Plane) Detach(d Device) error {
 			return fmt.Errorf("detach link: %w", err)
 		}
 	}
+	var stray error
 	if !own {
-		if err := p.detachStray(d); err != nil {
-			return fmt.Errorf("detach link without a pin: %w", err)
-		}
+		stray = p.detachStray(d)
 	}
-	return p.remove(p.chainDir(d))
+	return errors.Join(stray, p.remove(p.chainDir(d)))
 }
 
 // detachOwn detaches a device's link, unless it is another device's that somebody pinned in its place, and which that gets, or
@@ -189,7 +188,10 @@ func (p *Plane) detachStray(d Device) error {
 	for _, l := range found {
 		errs = append(errs, p.detach(l), l.Close())
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("detach the link of %s, which has no pin any more: %w", filepath.Base(p.chainDir(d)), err)
+	}
+	return nil
 }
 
 func (p *Plane) detach(held xdpLink) error {

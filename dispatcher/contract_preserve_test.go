@@ -182,14 +182,17 @@ func TestContractCopyOfTheSameIndex(t *testing.T) {
 	other := b.two()
 	b.learn()
 	live := b.live(1)
-	copied := Device{Netns: b.dev.Netns + 1, Ifindex: b.dev.Ifindex}
-	b.check(os.Rename(b.plane.chainDir(b.dev), b.plane.chainDir(copied)))
-	_, err := b.plane.Restore(b.dev)
-	b.check(err)
-	b.restart()
-	b.check(b.plane.Detach(copied))
-	if now := b.live(1); now != live {
-		t.Errorf("%+v runs, it was %+v", now, live)
+	for _, netns := range []uint64{b.dev.Netns - 1, b.dev.Netns + 1} { // listed before and behind it
+		copied := Device{Netns: netns, Ifindex: b.dev.Ifindex}
+		b.check(os.Rename(b.plane.chainDir(b.dev), b.plane.chainDir(copied)))
+		_, err := b.plane.Restore(b.dev)
+		b.check(err)
+		b.restart()
+		b.check(b.plane.Detach(copied))
+		if now := b.live(1); now != live {
+			t.Errorf("%+v runs, it was %+v", now, live)
+		}
+		b.learn()
 	}
 
 	// Of this link nobody knows whose it is.

@@ -156,7 +156,7 @@ func (p *Plane) detachOwn(d Device, held xdpLink) (own bool, err error) {
 	case info.ifindex != d.Ifindex || !p.Belongs(d, info.program):
 		owner, found, err = p.ownerOf(info)
 	case p.copied(d, info.program):
-		return false, nil // with the last copy it is detached
+		return true, nil // with the last copy it is detached
 	}
 	switch {
 	case err != nil:
@@ -297,14 +297,14 @@ func (p *Plane) findRevision(d Device, info linkInfo) (uint64, error) {
 	owner, found, ownerErr := p.ownerOf(info)
 	own := p.learnedLink(d)
 	switch {
-	case own != 0 && own != info.link:
-		return 0, another
 	case ownerErr != nil:
 		return 0, ownerErr
 	case of(owner, found):
 		return 0, another
 	case !isDispatcher(info.program):
 		return 0, err
+	case own != 0 && own != info.link:
+		return 0, another
 	case info.ifindex != d.Ifindex:
 		return 0, fmt.Errorf("%w: what is pinned is a link of interface %d", ErrGone, info.ifindex)
 	}

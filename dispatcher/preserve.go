@@ -64,7 +64,11 @@ func pinnedXDP(path string) (xdpLink, error) {
 // Ran tells whether a program is a dispatcher of the device, as its pins tell, or was when these were learned.
 func (p *Plane) Ran(d Device, program uint32) bool {
 	owner, found := p.inventory.learnedOwner(program)
-	return found && owner == d || p.Belongs(d, program)
+	if found && owner == d || p.Belongs(d, program) {
+		return true
+	}
+	_, err := p.revisionByCounters(d, program)
+	return err == nil
 }
 
 // learnedLink is the id of the device's link; 0: it was not learned.

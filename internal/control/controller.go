@@ -111,7 +111,7 @@ func (c *Controller) Close() error {
 
 // Stop waits for the change that is being made, refuses further ones, takes everything out of the kernel and
 // closes. Persistent programs stay in the store. It goes on over errors and returns all of them. If the change
-// does not end before the context does, nothing is taken out. A store that does not answer does not keep it from
+// does not end in time for the rest before the context ends, nothing is taken out. A store that does not answer does not keep it from
 // clearing the kernel: that is not closed then, as somebody is at work in it.
 func (c *Controller) Stop(ctx context.Context) error {
 	idle := make(chan struct{})
@@ -124,13 +124,13 @@ func (c *Controller) Stop(ctx context.Context) error {
 	idly := ctx
 	if until, limited := ctx.Deadline(); limited {
 		var cancel context.CancelFunc
-		idly, cancel = context.WithDeadline(ctx, until.Add(-forgetTime))
+		idly, cancel = context.WithDeadline(ctx, until.Add(-min(forgetTime, time.Until(until)/2)))
 		defer cancel()
 	}
 	select {
 	case <-idle:
 	case <-idly.Done():
-		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(ctx))
+		return fmt.Errorf("a change is still being made, nothing was removed: %w", context.Cause(idly))
 	}
 	err := inTime(ctx, c.store.Path(), func() error { return forget(c.store, "stop", c.settle) })
 	failpoint.Hit(failpoint.StopSaved)

@@ -167,8 +167,9 @@ func TestContractLinkOfAnotherLost(t *testing.T) {
 	if !errors.Is(err, ErrLost) {
 		t.Errorf("Restore gives %v", err)
 	}
-	_, err = b.plane.Restore(other)
-	b.check(err)
+	if _, err := b.plane.Restore(other); err != nil && !errors.Is(err, ErrLost) { // with freplace the slots' links are
+		t.Error(err)
+	}
 	if now, err := b.plane.Live(other); err != nil || now != live {
 		t.Errorf("%+v runs, %v; it was %+v", now, err, live)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -274,4 +275,40 @@ func TestContractLearnTooLate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestContractLingers stages a chain while its link, whose pin is gone, still holds the interface: that is waited for, as long as
+// it may be ours.
+func TestContractLingers(t *testing.T) {
+	b := newBench(t)
+	p := b.load("step", "")
+	b.run(b.plan(p.on(passing)))
+	unpin := func() link.Link {
+		pin := filepath.Join(b.plane.chainDir(b.dev), "link")
+		held, err := link.LoadPinnedLink(pin, nil)
+		b.check(errors.Join(err, os.Remove(pin)))
+		return held
+	}
+	held := unpin()
+	plan := b.plan(p.on(passing))
+	for _, plan.Lingers = range []bool{false, true} {
+		if _, err := b.stage(b.dev, plan); !errors.Is(err, ErrBusy) {
+			t.Errorf("Stage, for a link that does not go, gives %v", err)
+		}
+	}
+	for try := 1; ; try++ {
+		time.AfterFunc(lingers/2, func() { held.Close() })
+		staged, err := b.stage(b.dev, plan)
+		if errors.Is(err, ErrBusy) && try < 3 { // on a busy host the link goes too late
+			b.until("the link is gone", func() bool { return b.xdp() == 0 })
+			b.run(b.plan(p.on(passing)))
+			held, plan.Revision = unpin(), b.plan().Revision
+			continue
+		}
+		b.check(err)
+		b.check(errors.Join(staged.Commit(), staged.Discard()))
+		b.collect()
+		break
+	}
+	b.follow(frame(), 5, 1)
 }

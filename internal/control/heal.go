@@ -137,6 +137,10 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	if ctx.Err() != nil {
 		return false, err
 	}
+	if errors.Is(err, &chain.Error{Reason: chain.StoreFailed}) { // nothing is known to be lost
+		c.setProblem(subject, "its pins cannot be looked after: "+err.Error())
+		return false, err
+	}
 	c.setProblem(subject, "somebody removed its pins: "+err.Error())
 	c.log.Warn("a program's pins are gone: it is loaded anew", "program", name, "error", err)
 	lost, err := c.lostWith(ctx, p)
@@ -170,8 +174,11 @@ func (c *Controller) lostWith(ctx context.Context, p store.Program) ([]store.Pro
 					continue
 				}
 				looked[m.Program] = true
-				if _, err := c.restoreProgram(ctx, m.Program); err == nil {
+				switch _, err := c.restoreProgram(ctx, m.Program); {
+				case err == nil:
 					continue
+				case errors.Is(err, &chain.Error{Reason: chain.StoreFailed}):
+					return nil, err
 				}
 				other, err := c.program(m.Program)
 				if err != nil {
@@ -247,8 +254,12 @@ func (c *Controller) restoreProgram(ctx context.Context, name string) (restored 
 		c.log.Warn("somebody removed pins, which are made again", "program", name, "pins", missing)
 		restored = true
 	}
-	if unpinned, err := c.unpinned(p); err != nil || len(unpinned) > 0 {
-		return restored, errors.Join(err, fmt.Errorf("maps without a pin: %s", some(unpinned)))
+	unpinned, err := c.unpinned(p)
+	if err != nil {
+		return restored, err
+	}
+	if len(unpinned) > 0 {
+		return restored, fmt.Errorf("maps without a pin: %s", some(unpinned))
 	}
 	if err := c.plane.LearnProgram(p.ID); err != nil {
 		return restored, err

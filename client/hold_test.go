@@ -55,7 +55,7 @@ func (d *leasing) Hold(s grpc.BidiStreamingServer[xdpdv1.HoldRequest, xdpdv1.Hol
 	if err := s.Send(&xdpdv1.HoldResponse{Token: token}); err != nil {
 		return err
 	}
-	more := make(chan *xdpdv1.HoldRequest)
+	more := make(chan *xdpdv1.HoldRequest, 1) // a call that ended meanwhile takes none
 	go func() {
 		if req, err := s.Recv(); err == nil {
 			more <- req

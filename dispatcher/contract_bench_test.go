@@ -252,10 +252,16 @@ func (b *bench) until(what string, done func() bool) {
 }
 
 // xdp is the XDP program on the bench's interface, as the kernel reports it to everybody; 0: there is none.
-func (b *bench) xdp() (id uint32) {
+func (b *bench) xdp() uint32 {
+	b.Helper()
+	return b.xdpOn(b.dev.Ifindex)
+}
+
+// xdpOn is xdp for any interface of the bench's namespace.
+func (b *bench) xdpOn(ifindex int) (id uint32) {
 	b.Helper()
 	nettest.RunIn(b.ns, func() {
-		state, attached, err := netif.XDP("", b.dev.Ifindex)
+		state, attached, err := netif.XDP("", ifindex)
 		b.check(err)
 		if attached {
 			id = state.ID

@@ -167,7 +167,7 @@ func TestTakeWhileRemoved(t *testing.T) {
 		daemons.Go(func() {
 			for taken := 0; taken < 100; {
 				p, err := OpenForTeardown(root)
-				if errors.Is(err, ErrTaken) {
+				if errors.Is(err, ErrTaken) || errors.Is(err, fs.ErrNotExist) { // others removed it at each attempt
 					continue
 				}
 				if err != nil {

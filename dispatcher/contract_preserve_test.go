@@ -55,6 +55,9 @@ func TestContractLinkOfAnother(t *testing.T) {
 				default:
 					b.check(errors.Join(os.Rename(home, place), os.Symlink("nothing", home)))
 				}
+				if how != "exchanged" { // its own link has no pin any more
+					b.until("the link of the other interface is gone", func() bool { return b.xdpOn(other.Ifindex) == 0 })
+				}
 				atWork := what == "Stage" && how == "exchanged" // its own link is, and has to be restored first
 				if err := do(b, other); err != nil && (!atWork || !errors.Is(err, ErrBusy)) {
 					t.Error(err)
@@ -142,6 +145,7 @@ func TestContractLinkOfAnotherUnseen(t *testing.T) {
 	other := b.two()
 	b.check(os.Rename(filepath.Join(b.plane.chainDir(other), "link"), filepath.Join(b.plane.chainDir(b.dev), "link")))
 	b.check(os.RemoveAll(b.plane.chainDir(other)))
+	b.until("the link without a pin is gone", func() bool { return b.xdp() == 0 })
 	b.restart()
 	if live, err := b.plane.Live(b.dev); !errors.Is(err, ErrGone) {
 		t.Errorf("%+v runs, %v", live, err)
@@ -164,6 +168,7 @@ func TestContractLinkOfAnotherLost(t *testing.T) {
 	b.check(err)
 	b.check(os.Rename(filepath.Join(b.plane.chainDir(other), "link"), filepath.Join(b.plane.chainDir(b.dev), "link")))
 	b.check(os.RemoveAll(b.plane.chainDir(other)))
+	b.until("the link without a pin is gone", func() bool { return b.xdp() == 0 })
 	_, err = b.plane.Restore(b.dev)
 	if !errors.Is(err, ErrLost) {
 		t.Errorf("Restore gives %v", err)
@@ -220,6 +225,7 @@ func TestContractSomethingElsePinned(t *testing.T) {
 	b.run(b.plan(p.on(passing)))
 	pin := filepath.Join(b.plane.chainDir(b.dev), "link")
 	b.check(errors.Join(os.Remove(pin), b.pinCopy(filepath.Join(b.plane.revisionDir(b.dev, 1), "counters"), pin)))
+	b.until("the link without a pin is gone", func() bool { return b.xdp() == 0 })
 	b.restart()
 	if _, err := b.plane.Restore(b.dev); !errors.Is(err, ErrLost) {
 		t.Errorf("Restore gives %v", err)

@@ -254,15 +254,15 @@ func (c *Controller) restoreProgram(ctx context.Context, name string) (restored 
 		c.log.Warn("somebody removed pins, which are made again", "program", name, "pins", missing)
 		restored = true
 	}
-	unpinned, err := c.unpinned(p)
+	if err := c.plane.LearnProgram(p.ID); err != nil {
+		return restored, err
+	}
+	unpinned, err := c.unpinned(p) // after it was learned: what goes from here on is missed
 	if err != nil {
 		return restored, err
 	}
 	if len(unpinned) > 0 {
 		return restored, fmt.Errorf("maps without a pin: %s", some(unpinned))
-	}
-	if err := c.plane.LearnProgram(p.ID); err != nil {
-		return restored, err
 	}
 	c.mu.Lock()
 	c.learned[p.ID] = true

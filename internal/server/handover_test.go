@@ -75,7 +75,7 @@ func TestHandover(t *testing.T) {
 				return
 			}
 			conn.Close()
-			time.Sleep(time.Millisecond) // so that those who wait are fewer than somaxconn
+			time.Sleep(10 * time.Millisecond) // so that those who wait are fewer than somaxconn
 		}
 	})
 	for range 10 {

@@ -56,7 +56,7 @@ func TestSlowRequests(t *testing.T) {
 	dripped := make(chan struct{})
 	go func() {
 		defer close(dripped)
-		drip := time.NewTicker(10 * time.Millisecond)
+		drip := time.NewTicker(50 * time.Millisecond) // fewFrames come long after l.stall
 		defer drip.Stop()
 		for !c.hasEnded(dripping) && c.WriteData(dripping, false, []byte{1}) == nil {
 			<-drip.C
@@ -394,8 +394,11 @@ func TestUnreadAnswers(t *testing.T) {
 	r := startLimited(t, f, l)
 	lazy := beRude(t, r.path)
 	for range 30 {
-		s := lazy.call(xdpdv1.XdpdService_ListChains_FullMethodName)
-		if lazy.WriteData(s, true, make([]byte, prefixLength)) != nil {
+		s := lazy.next
+		lazy.next += 2
+		headers := callHeaders(xdpdv1.XdpdService_ListChains_FullMethodName)
+		if lazy.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: headers, EndHeaders: true}) != nil ||
+			lazy.WriteData(s, true, make([]byte, prefixLength)) != nil {
 			break // it is closed already
 		}
 	}

@@ -322,7 +322,7 @@ func TestApplyWaits(t *testing.T) {
 		{"Ctrl-C", "1h", func(r *running, _ uint64) { _ = r.cmd.Process.Signal(os.Interrupt) }, 1, "was cancelled"},
 		{"SIGTERM", "1h", func(r *running, _ uint64) { _ = r.cmd.Process.Signal(unix.SIGTERM) }, 1, "was cancelled"},
 		{"cancelled elsewhere", "1h", func(_ *running, id uint64) { h.ctl(0, "cancel", fmt.Sprint(id)) }, 1, "was cancelled"},
-		{"time", "1s", func(*running, uint64) {}, 1, "was not confirmed in time"},
+		{"time", "1s", func(*running, uint64) {}, 1, "was not confirmed in time|does not wait to be confirmed any more"},
 		{"a kill and a start", "1h", func(_ *running, id uint64) {
 			h.d.kill()
 			h.start()

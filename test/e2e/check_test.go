@@ -5,6 +5,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -127,6 +128,9 @@ func (h *host) glob(format string, args ...any) []string {
 // pinned is all of the daemon's folder, sorted.
 func (h *host) pinned() (all []string) {
 	err := filepath.WalkDir(h.pins, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != h.pins {
+			return nil // it went just now
+		}
 		if err == nil && path != h.pins {
 			all = append(all, strings.TrimPrefix(path, h.pins+"/"))
 		}

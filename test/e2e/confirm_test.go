@@ -226,15 +226,19 @@ func (h *host) expiredBy(deadline time.Duration, tr trial) {
 	h.Helper()
 	w := h.watch("")
 	defer w.end()
-	iface := strings.Fields(strings.Trim(tr.claims, "[]"))[0]
-	a, err := h.client.ListHistory(h.ctx(), &xdpdv1.ListHistoryRequest{Interface: strings.TrimSuffix(iface, "]")})
+	claimed, _, _ := strings.Cut(strings.TrimPrefix(tr.claims, "["), "]")
+	iface := strings.Fields(claimed)[0]
+	a, err := h.client.ListHistory(h.ctx(), &xdpdv1.ListHistoryRequest{Interface: iface})
 	if err != nil {
 		h.Fatal(err)
 	}
 	if !strings.HasPrefix(a.GetEntries()[0].GetWhat(), "not confirmed") {
 		w.await("reverted")
 	}
-	_, _ = h.client.GetChain(h.ctx(), &xdpdv1.GetChainRequest{Interface: iface}) // after what is still done to it; there may be none
+	_, err = h.client.GetChain(h.ctx(), &xdpdv1.GetChainRequest{Interface: iface}) // after what is still done to it
+	if err != nil && client.Reason(err) != xdpdv1.ErrorReason_ERROR_REASON_CHAIN_NOT_FOUND {
+		h.Fatal(err)
+	}
 	if now, err := boottime.Now(); err != nil || now < deadline {
 		h.Errorf("it was undone %v before its time (%v)", deadline-now, err)
 	}

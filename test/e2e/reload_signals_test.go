@@ -52,7 +52,7 @@ func stateOf(pid int) (state string) {
 // reachedPoint waits until the daemon, or the process that checks for it, stands still at a point, and returns which.
 func (h *host) reachedPoint(point string) (pid int) {
 	h.Helper()
-	h.eventually("a process stands still at "+point, func() bool {
+	h.reloading("a process stands still at "+point, func() bool {
 		if pid = h.d.cmd.Process.Pid; point == failpoint.ReloadCheck {
 			pid = h.checker()
 		}
@@ -212,7 +212,7 @@ func (h *host) reloaded() {
 		if begun != last || begun != done || h.checker() != 0 {
 			last, since = begun, time.Now()
 		}
-		return time.Since(since) > time.Second
+		return time.Since(since) > 5*time.Second // the look at the store, before a check, cannot be seen
 	})
 }
 

@@ -165,7 +165,7 @@ func TestStorageFlips(t *testing.T) {
 	h.start()
 	h.furnish()
 	made, refused, started, not := 0, 0, 0, 0
-	for round := 0; round < 12 && !t.Failed(); round++ {
+	for round := 0; (round < 12 || made == 0 || refused == 0 || not == 0) && round < 100 && !t.Failed(); round++ {
 		end := h.stream()
 		good := h.storeFile()
 		h.overwrite(good, flips(r, good))

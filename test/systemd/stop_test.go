@@ -59,7 +59,7 @@ func TestStopOfDead(t *testing.T) {
 // A daemon that does not hear SIGTERM is killed, and teardown removes what it left.
 func TestStopOfDeaf(t *testing.T) {
 	h := newHost(t)
-	h.dropIn(daemonUnit, "[Service]\nTimeoutStopSec=1s\n")
+	h.dropIn(daemonUnit, "[Service]\nTimeoutStopSec=5s\n")
 	h.start()
 	h.xdpctl("add", object("verdict"), "--function", "pass", "--interface", dev)
 	h.check("pass")

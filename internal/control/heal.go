@@ -139,6 +139,7 @@ func (c *Controller) healProgram(ctx context.Context, name string) (mended bool,
 	}
 	if errors.Is(err, &chain.Error{Reason: chain.StoreFailed}) { // nothing is known to be lost
 		c.setProblem(subject, "its pins cannot be looked after: "+err.Error())
+		c.log.Error("the pins of a program cannot be looked after, which will be tried again", "program", name, "error", err)
 		return false, err
 	}
 	c.setProblem(subject, "somebody removed its pins: "+err.Error())

@@ -83,7 +83,7 @@ func TestStorageReloadDeleted(t *testing.T) {
 	h.stop(unix.SIGTERM)
 }
 
-// TestStorageReloadDamaged damages the file under the daemon, which has not noticed, and reloads: it notices.
+// TestStorageReloadDamaged damages the file under the daemon, and reloads: it notices, if it has not yet.
 func TestStorageReloadDamaged(t *testing.T) {
 	once(t)
 	h := newHost(t, second)
